@@ -1,0 +1,99 @@
+//! The description of a snapshot: the last file written into its folder, and what decides.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::spec::{DiskFormat, Spec};
+
+/// The format of manifests and snapshot folders; other numbers are refused.
+pub const FORMAT: u32 = 1;
+
+/// The name of the manifest inside a snapshot's folder.
+pub const FILE: &str = "manifest.json";
+
+/// A frozen machine on disk; immutable once its manifest is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT`] of the writer.
+    pub format: u32,
+    /// The key of everything that went into it; hexadecimal, also the folder's name.
+    pub key: String,
+    /// The name people use, such as `debian/ready`.
+    pub name: String,
+    /// The key of the snapshot it was made from.
+    pub parent: Option<String>,
+    /// The machine it was taken of.
+    pub spec: Spec,
+    /// The engine that took it.
+    pub backend: String,
+    /// What must match for it to load: engine build, CPU, normalised arguments.
+    pub identity: String,
+    /// The chain of each disk, in the order of `spec.image.disks`.
+    pub disks: Vec<Vec<Layer>>,
+    /// The engine's own files in the folder, with their sizes in bytes.
+    pub files: Vec<(String, u64)>,
+    /// When it was taken, in seconds since 1970.
+    pub created: u64,
+    /// How long the machine took to become what it is, in milliseconds: boot for a root, steps for others.
+    pub took_ms: u64,
+}
+
+/// A layer of a disk, bottom first in its chain. Paths are relative to the store's snapshot folder, so
+/// that a store can be moved; the image's own disk, below them all, is not listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// `KEY/FILE`.
+    pub file: PathBuf,
+    /// Its format.
+    pub format: DiskFormat,
+}
+
+impl Manifest {
+    /// Reads the manifest of the snapshot in `folder`. `Ok(None)` when there is none; an error when it is
+    /// damaged, of another format, or names files that are missing or of another size.
+    pub fn load(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(FILE);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(cause) => return Err(unusable(&path, "cannot be read").because(cause)),
+        };
+        let manifest: Self =
+            serde_json::from_slice(&text).map_err(|cause| unusable(&path, "is damaged").because(cause))?;
+        if manifest.format != FORMAT {
+            return Err(unusable(
+                &path,
+                &format!("has format {}, this version reads {FORMAT}", manifest.format),
+            ));
+        }
+        for (name, size) in &manifest.files {
+            let found = fs::metadata(folder.join(name)).map(|meta| meta.len());
+            match found {
+                Ok(found) if found == *size => {}
+                Ok(found) => return Err(unusable(&path, &format!("{name} has {found} bytes instead of {size}"))),
+                Err(cause) => return Err(unusable(&path, &format!("{name} is missing")).because(cause)),
+            }
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Writes the manifest into `folder`, whole or not at all.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        let path = folder.join(FILE);
+        let failed = |cause: std::io::Error| unusable(&path, "cannot be written").because(cause);
+        let text = serde_json::to_vec_pretty(self).map_err(|cause| failed(cause.into()))?;
+        let partial = folder.join("manifest.partial");
+        let mut file = File::create(&partial).map_err(failed)?;
+        file.write_all(&text).map_err(failed)?;
+        file.sync_all().map_err(failed)?;
+        fs::rename(&partial, &path).map_err(failed)
+    }
+}
+
+fn unusable(path: &Path, what: &str) -> Error {
+    Error::new(ErrorKind::Store, format!("{} {what}", path.display()))
+}
