@@ -35,6 +35,8 @@ pub enum ErrorKind {
     Died,
     /// A program could not be started in the guest, or a file not be moved.
     Exec,
+    /// A checked command of the test ended badly: this blames the test, not us.
+    CommandFailed,
     /// A named wait reached its limit.
     TimedOut,
     /// The store or another of our directories is unusable: no space, no permission, damaged.
@@ -60,6 +62,7 @@ impl ErrorKind {
             Self::Disconnected => "connection to the guest",
             Self::Died => "machine died",
             Self::Exec => "exec",
+            Self::CommandFailed => "command failed",
             Self::TimedOut => "time limit",
             Self::Store => "store",
             Self::Broker => "broker",

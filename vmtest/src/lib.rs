@@ -4,6 +4,13 @@ pub mod broker;
 pub mod config;
 pub mod dirs;
 pub mod image;
+pub mod outcome;
+#[doc(hidden)]
+#[path = "private.rs"]
+pub mod __private;
+pub mod registry;
 pub mod vm;
 
 pub use vmtest_backends::{Error, ErrorKind, Result};
+pub use outcome::{Outcome, Skip};
+pub use registry::{Case, cases, snapshots};
