@@ -14,3 +14,4 @@ pub mod vm;
 pub use vmtest_backends::{Error, ErrorKind, Result};
 pub use outcome::{Outcome, Skip};
 pub use registry::{Case, cases, snapshots};
+pub use vm::Vm;
