@@ -81,6 +81,11 @@ pub(super) fn count(text: &str) -> Result<u32, String> {
     }
 }
 
+/// What a count says that is not written as a number.
+pub(super) fn count_only(_text: &str) -> Result<u32, String> {
+    count("")
+}
+
 /// A whole number from 0.
 pub(super) fn whole(text: &str) -> Result<u32, String> {
     text.parse()
