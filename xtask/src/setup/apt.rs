@@ -120,13 +120,15 @@ pub(crate) async fn plan(
             "apt is configured with no package source at all (/etc/apt/sources.list.d is where they stand)",
         ));
     }
+    let lists = lists_of_this_run();
     let list = folder.join("apt.sources");
+    let settings = folder.join("apt.conf");
     fs::create_dir_all(folder).map_err(Error::at(format!("cannot make {}", folder.display())))?;
-    fs::write(
+    write(
         &list,
-        sources::render(&configured, &distribution.codename, backports),
-    )
-    .map_err(Error::at(format!("cannot write {}", list.display())))?;
+        &sources::render(&configured, &distribution.codename, backports),
+    )?;
+    write(&settings, &render_settings(&list, &lists))?;
     let downgrade = if backports {
         Vec::new()
     } else {
@@ -136,23 +138,43 @@ pub(crate) async fn plan(
         packages,
         &distribution.codename,
         backports,
-        &list,
+        &settings,
+        &lists,
         &downgrade,
     ))
 }
 
-fn assemble(packages: &[&str], codename: &str, backports: bool, list: &Path, installed: &[String]) -> Plan {
-    // A folder below apt's own, which apt makes when it is missing; one per run, so that two never meet.
-    let lists = format!("/var/lib/apt/vmtest-lists-{}", std::process::id());
+/// A folder below apt's own, which apt makes when it is missing; one per run, so that two never meet.
+fn lists_of_this_run() -> String {
+    format!("/var/lib/apt/vmtest-lists-{}", std::process::id())
+}
+
+fn write(file: &Path, text: &str) -> Result {
+    fs::write(file, text).map_err(Error::at(format!("cannot write {}", file.display())))
+}
+
+fn assemble(
+    packages: &[&str],
+    codename: &str,
+    backports: bool,
+    settings: &Path,
+    lists: &str,
+    installed: &[String],
+) -> Plan {
+    let settings = settings.display().to_string();
     let apt = |words: &[&str]| {
-        let mut all = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
-            .map(String::from)
-            .to_vec();
-        for option in options(list, &lists) {
-            all.extend(["-o".into(), option]);
-        }
-        all.extend(words.iter().map(|word| (*word).to_owned()));
-        all
+        let start = [
+            "env",
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "-c",
+            &settings,
+        ];
+        start
+            .iter()
+            .chain(words)
+            .map(|word| (*word).to_owned())
+            .collect::<Vec<_>>()
     };
     let (qemu, others): (Vec<&str>, Vec<&str>) = packages
         .iter()
@@ -186,25 +208,29 @@ fn assemble(packages: &[&str], codename: &str, backports: bool, list: &Path, ins
     }
     Plan {
         commands,
-        clean: vec!["rm".into(), "-rf".into(), lists],
+        clean: vec!["rm".into(), "-rf".into(), lists.into()],
     }
 }
 
-fn options(list: &Path, lists: &str) -> Vec<String> {
-    vec![
-        format!("Dir::Etc::sourcelist={}", list.display()),
-        "Dir::Etc::sourceparts=/dev/null".into(),
-        format!("Dir::State::lists={lists}"),
+/// apt's settings for this run, on top of the host's own.
+fn render_settings(list: &Path, lists: &str) -> String {
+    let settings = [
+        ("Dir::Etc::sourcelist", list.display().to_string()),
+        ("Dir::Etc::sourceparts", "/dev/null".into()),
+        ("Dir::State::lists", lists.into()),
         // The host's own caches describe the host's own lists.
-        "Dir::Cache::pkgcache=".into(),
-        "Dir::Cache::srcpkgcache=".into(),
-        // Only packages: no translations, no contents of other tools.
-        "Acquire::Languages=none".into(),
-        "Acquire::Retries=2".into(),
+        ("Dir::Cache::pkgcache", String::new()),
+        ("Dir::Cache::srcpkgcache", String::new()),
+        // Only packages, no translations.
+        ("Acquire::Languages", "none".into()),
+        ("Acquire::Retries", "2".into()),
         // A source that cannot be fetched is an error, not a warning.
-        "APT::Update::Error-Mode=any".into(),
-        format!("DPkg::Lock::Timeout={LOCK_SECONDS}"),
-    ]
+        ("APT::Update::Error-Mode", "any".into()),
+        ("DPkg::Lock::Timeout", LOCK_SECONDS.to_string()),
+    ];
+    settings
+        .map(|(name, value)| format!("{name} \"{value}\";\n"))
+        .concat()
 }
 
 /// Sources of the host, from wherever its apt is told to look.
@@ -301,7 +327,8 @@ mod tests {
             &["qemu-system-x86", "passt"],
             "bookworm",
             true,
-            Path::new("/l"),
+            Path::new("/c"),
+            "/l",
             &[],
         );
         let install = "install -y --no-install-recommends";
@@ -322,7 +349,8 @@ mod tests {
             &["qemu-system-x86", "qemu-utils"],
             "bookworm",
             false,
-            Path::new("/l"),
+            Path::new("/c"),
+            "/l",
             &installed,
         );
         assert_eq!(
@@ -334,9 +362,9 @@ mod tests {
 
     #[test]
     fn the_line_for_a_shell_is_quoted() {
-        let plan = assemble(&["passt"], "bookworm", false, Path::new("/a folder/l"), &[]);
+        let plan = assemble(&["passt"], "bookworm", false, Path::new("/a folder/c"), "/l", &[]);
         let line = plan.shell_line();
-        assert!(line.contains("'Dir::Etc::sourcelist=/a folder/l'"), "{line}");
-        assert!(line.contains("; rm -rf /var/lib/apt/vmtest-lists-"), "{line}");
+        assert!(line.contains("apt-get -c '/a folder/c' update && "), "{line}");
+        assert!(line.ends_with("; rm -rf /l"), "{line}");
     }
 }
