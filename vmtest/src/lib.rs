@@ -8,6 +8,7 @@ pub mod outcome;
 #[doc(hidden)]
 #[path = "private.rs"]
 pub mod __private;
+pub mod prelude;
 pub mod registry;
 pub mod vm;
 
@@ -15,3 +16,4 @@ pub use vmtest_backends::{Error, ErrorKind, Result};
 pub use outcome::{Outcome, Skip};
 pub use registry::{Case, cases, snapshots};
 pub use vm::Vm;
+pub use vmtest_macros::{test, vm_snapshot, vm_test};

@@ -89,9 +89,7 @@ impl Outcome {
         match (end, should_panic) {
             (Err(payload), None) => Self::Failed(panic_text(&*payload)),
             (Err(payload), Some(expected)) => Self::of_expected_panic(&*payload, expected),
-            (Ok(Self::Passed), Some(_)) => {
-                Self::Failed("the body was to panic, and did not".into())
-            }
+            (Ok(Self::Passed), Some(_)) => Self::Failed("the body was to panic, and did not".into()),
             (Ok(Self::Failed(text)), Some(_)) => Self::Failed(format!(
                 "the body was to panic, and returned an error instead: {text}"
             )),
@@ -104,9 +102,7 @@ impl Outcome {
         if text.contains(expected) {
             Self::Passed
         } else {
-            Self::Failed(format!(
-                "the body's panic does not contain {expected:?}: {text}"
-            ))
+            Self::Failed(format!("the body's panic does not contain {expected:?}: {text}"))
         }
     }
 }
@@ -194,7 +190,7 @@ impl From<Skip> for Error {
 /// `Box<dyn Error>`, `anyhow::Error` and [`Skip`] itself do. libtest and nextest cannot show a
 /// run-time skip: what they say instead is decided by `VMTEST_ON_MISSING`.
 ///
-/// ```ignore
+/// ```no_run
 /// # fn main() {}
 /// use vmtest::prelude::*;
 ///
@@ -274,10 +270,7 @@ mod tests {
         };
         assert_eq!(error.kind(), ErrorKind::Disconnected);
         assert_eq!(error.message(), "while creating the table");
-        assert_eq!(
-            error.report().causes,
-            ["connection to the guest: read a frame"]
-        );
+        assert_eq!(error.report().causes, ["connection to the guest: read a frame"]);
 
         let own = of(Wrapping(Error::new(ErrorKind::Exec, "ran true")));
         assert!(matches!(own, Outcome::Failed(_)), "{own:?}");
@@ -286,11 +279,7 @@ mod tests {
     #[test]
     fn a_skip_is_found_bare_wrapped_and_in_our_error() {
         let skip = || Skip::new("no IPv6");
-        for outcome in [
-            of(skip()),
-            of(Error::from(skip())),
-            of(Wrapping(skip().into())),
-        ] {
+        for outcome in [of(skip()), of(Error::from(skip())), of(Wrapping(skip().into()))] {
             assert!(
                 matches!(&outcome, Outcome::Skipped(reason) if reason == "no IPv6"),
                 "{outcome:?}"

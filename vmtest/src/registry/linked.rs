@@ -17,14 +17,10 @@ inventory::collect!(SnapshotEntry);
 
 /// In the order of the linker, which is nobody's promise.
 pub(super) fn cases() -> Vec<&'static Case> {
-    inventory::iter::<CaseEntry>()
-        .map(|entry| entry.0)
-        .collect()
+    inventory::iter::<CaseEntry>().map(|entry| entry.0).collect()
 }
 
 /// In the order of the linker, which is nobody's promise.
 pub(super) fn snapshots() -> Vec<&'static SnapshotFn> {
-    inventory::iter::<SnapshotEntry>()
-        .map(|entry| entry.0)
-        .collect()
+    inventory::iter::<SnapshotEntry>().map(|entry| entry.0).collect()
 }

@@ -28,12 +28,7 @@ pub fn snapshots() -> Vec<&'static SnapshotFn> {
     let mut snapshots = linked::snapshots();
     snapshots.sort_by_cached_key(|snapshot| {
         let options = snapshot.options();
-        (
-            options.image,
-            options.name,
-            snapshot.file(),
-            snapshot.line(),
-        )
+        (options.image, options.name, snapshot.file(), snapshot.line())
     });
     snapshots
 }

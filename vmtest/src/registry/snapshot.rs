@@ -19,8 +19,8 @@ pub struct SnapshotParts {
     pub file: &'static str,
     /// The line of the function's name.
     pub line: u32,
-    /// The package's `CARGO_MANIFEST_DIR` at compile time.
-    pub package: &'static str,
+    /// The package's `CARGO_MANIFEST_DIR` at compile time, where cargo compiles.
+    pub package: Option<&'static str>,
     /// The function's tokens, as text, without its `inputs`, `env` and the like.
     pub tokens: &'static str,
     /// The digest of the source file; empty where the compiler did not tell which file that is.
@@ -53,9 +53,9 @@ impl SnapshotFn {
         self.0.line
     }
 
-    /// The folder of the package it was compiled in: `inputs` are relative to the one at run time
-    /// (`CARGO_MANIFEST_DIR`), and to this one where that is not set.
-    pub fn package(&self) -> &'static str {
+    /// The folder that `inputs` are relative to: the package it was compiled in. The one at run time
+    /// (`CARGO_MANIFEST_DIR`) is to be preferred where it is set, for the program may have moved.
+    pub fn package(&self) -> Option<&'static str> {
         self.0.package
     }
 

@@ -52,6 +52,7 @@ pub struct Command {
     input: Option<Vec<u8>>,
     limit: Option<Duration>,
     label: Option<String>,
+    silent: bool,
 }
 
 impl Command {
@@ -62,6 +63,7 @@ impl Command {
             input: None,
             limit: None,
             label: None,
+            silent: false,
         }
     }
 
@@ -73,6 +75,12 @@ impl Command {
     /// What messages and the transcript show in its stead.
     pub(super) fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
+        self
+    }
+
+    /// It is not to stand in the transcript.
+    pub(super) fn silent(mut self) -> Self {
+        self.silent = true;
         self
     }
 
@@ -150,8 +158,7 @@ impl Command {
     /// # }
     /// ```
     pub async fn stream(mut self, mut on_line: impl FnMut(Line)) -> Result<Output> {
-        let shown = self.shown();
-        let mut recording = self.vm.0.transcript.begin(&shown);
+        let mut recording = self.recording();
         let input = self.take_input(&mut recording);
         let starting = Child::start(self.vm.clone(), self.launch(None));
         let mut child = self.vm.on_io(starting).await?;
@@ -187,7 +194,7 @@ impl Command {
 
     /// Starts it and hands out its streams. Input given by [`stdin`](Command::stdin) is written meanwhile.
     pub async fn spawn(mut self) -> Result<Child> {
-        let mut recording = self.vm.0.transcript.begin(&self.shown());
+        let mut recording = self.recording();
         let input = self.take_input(&mut recording);
         let launch = self.launch(Some(recording));
         let starting = Child::start(self.vm.clone(), launch);
@@ -208,7 +215,7 @@ impl Command {
     /// # }
     /// ```
     pub async fn detach(mut self) -> Result<()> {
-        let mut recording = self.vm.0.transcript.begin(&self.shown());
+        let mut recording = self.recording();
         self.exec.detach = true;
         self.exec.stdin = false;
         let (vm, exec) = (self.vm.clone(), self.exec);
@@ -222,7 +229,7 @@ impl Command {
     }
 
     async fn run(mut self, capture: fn() -> Capture) -> Result<Output> {
-        let mut recording = self.vm.0.transcript.begin(&self.shown());
+        let mut recording = self.recording();
         let input = self.take_input(&mut recording);
         let vm = self.vm.clone();
         let launch = self.launch(None);
@@ -239,6 +246,12 @@ impl Command {
             conclude(ended, &child, stdout, stderr, recording)
         };
         self.vm.on_io(work).await
+    }
+
+    fn recording(&self) -> Recording {
+        let mut recording = self.vm.0.transcript.begin(&self.shown());
+        recording.silent = self.silent;
+        recording
     }
 
     fn take_input(&mut self, recording: &mut Recording) -> Option<Vec<u8>> {
@@ -323,8 +336,8 @@ async fn feed(stdin: Option<Writer>, input: Option<Vec<u8>>) {
 
 /// What is kept of an output.
 #[derive(Debug)]
-struct Capture {
-    kept: Vec<u8>,
+pub(super) struct Capture {
+    pub(super) kept: Vec<u8>,
     /// All bytes that came.
     seen: u64,
     limit: usize,
@@ -342,7 +355,7 @@ impl Capture {
         }
     }
 
-    fn tail(limit: usize) -> Self {
+    pub(super) fn tail(limit: usize) -> Self {
         Self {
             limit,
             tail: true,
@@ -350,7 +363,7 @@ impl Capture {
         }
     }
 
-    async fn fill(&mut self, reader: Option<Reader>) -> Result<()> {
+    pub(super) async fn fill(&mut self, reader: Option<Reader>) -> Result<()> {
         let Some(mut reader) = reader else {
             return Ok(());
         };

@@ -67,6 +67,7 @@ impl Transcript {
             command: command.chars().take(SHOWN).collect(),
             began: Instant::now(),
             ended: None,
+            silent: false,
             bytes_in: 0,
             bytes_out: 0,
         }
@@ -93,6 +94,8 @@ pub(crate) struct Recording {
     command: String,
     began: Instant,
     ended: Option<String>,
+    /// Whether it leaves no entry: looks of a wait, which is an entry itself.
+    pub(crate) silent: bool,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
 }
@@ -124,6 +127,9 @@ impl Recording {
 
 impl Drop for Recording {
     fn drop(&mut self) {
+        if self.silent {
+            return;
+        }
         self.transcript.push(Entry {
             command: std::mem::take(&mut self.command),
             began: self.began.duration_since(self.transcript.0.opened),
