@@ -39,43 +39,31 @@ pub fn blames_test(kind: ErrorKind) -> bool {
     label = "not `()` or `Result<(), E>`",
     note = "it returns `()` or `Result<(), E>`, where `E` is `Debug` and borrows nothing"
 )]
-pub trait Returned {
-    /// The error; one that cannot be where there is none.
-    type Error: fmt::Debug + 'static;
-
+pub trait Returned<E> {
     /// As a result.
-    fn into_result(self) -> Result<(), Self::Error>;
+    fn into_result(self) -> Result<(), E>;
 }
 
-impl Returned for () {
-    type Error = Infallible;
-
+impl Returned<Infallible> for () {
     fn into_result(self) -> Result<(), Infallible> {
         Ok(())
     }
 }
 
-impl<E: fmt::Debug + 'static> Returned for Result<(), E> {
-    type Error = E;
-
+impl<E: fmt::Debug + 'static> Returned<E> for Result<(), E> {
     fn into_result(self) -> Self {
         self
     }
 }
 
 impl Outcome {
-    /// Of what a body returned. `as_std` gives its error as a standard one, where it is one.
+    /// Of a body's error: `text` is what it shows, `error` is there where it is a standard one.
     ///
-    /// The outermost error of ours in the chain decides: a body's error that merely wraps one is ours too, if that is.
-    pub(crate) fn of_returned<E: fmt::Debug + 'static>(
-        returned: Result<(), E>,
-        as_std: impl for<'a> FnOnce(&'a E) -> Option<&'a (dyn StdError + 'static)>,
-    ) -> Self {
-        let Err(error) = returned else {
-            return Self::Passed;
-        };
-        match as_std(&error).map_or(Blame::Test, blame) {
-            Blame::Test => Self::Failed(format!("{error:?}")),
+    /// The outermost error of ours in its chain decides: an error that merely wraps one of ours is
+    /// ours too, if that is.
+    pub(crate) fn of_error(text: String, error: Option<&(dyn StdError + 'static)>) -> Self {
+        match error.map_or(Blame::Test, blame) {
+            Blame::Test => Self::Failed(text),
             Blame::Ours(error) => Self::Errored(error),
             Blame::Nobody(reason) => Self::Skipped(reason),
         }
@@ -231,7 +219,7 @@ mod tests {
     }
 
     fn of<E: StdError + 'static>(error: E) -> Outcome {
-        Outcome::of_returned(Err(error), |error| Some(error))
+        Outcome::of_error(format!("{error:?}"), Some(&error))
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the attributes' output calls. Not for people: it changes without notice.
 
+use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
 
@@ -7,7 +8,7 @@ use crate::outcome::{Outcome, Returned};
 
 pub use crate::registry::{
     BodyFuture, Case, CaseEntry, CaseParts, Options, SnapshotEntry, SnapshotFn, SnapshotOptions,
-    SnapshotParts, setting, submit,
+    SnapshotParts, set, submit,
 };
 pub use crate::vm::Vm;
 
@@ -21,23 +22,37 @@ pub fn boxed(body: impl Future<Output = Outcome> + 'static) -> BodyFuture {
     Box::pin(body)
 }
 
-/// What a body returned, as a result: the place where a wrong return type is reported.
-pub fn returned<R: Returned>(value: R) -> Result<(), R::Error> {
-    value.into_result()
+/// The error of a body, and what it shows.
+#[derive(Debug)]
+pub struct Raised<E> {
+    error: E,
+    text: String,
 }
 
-/// The outcome of what a body returned; `as_std` is written by the attribute, where the type is known.
-pub fn outcome<E: fmt::Debug + 'static>(
-    returned: Result<(), E>,
+/// What a body returned, as a result: the only place where a wrong return type is reported.
+pub fn returned<E: fmt::Debug>(value: impl Returned<E>) -> Result<(), Raised<E>> {
+    value.into_result().map_err(|error| Raised {
+        text: format!("{error:?}"),
+        error,
+    })
+}
+
+/// The outcome of a body. `as_std` gives its error as a standard one, where it is one: the attribute
+/// writes that, for it takes the method that fits the type.
+pub fn outcome<E>(
+    returned: Result<(), Raised<E>>,
     as_std: impl for<'a> FnOnce(&'a E) -> Option<&'a (dyn StdError + 'static)>,
 ) -> Outcome {
-    Outcome::of_returned(returned, as_std)
+    match returned {
+        Ok(()) => Outcome::Passed,
+        Err(raised) => Outcome::of_error(raised.text, as_std(&raised.error)),
+    }
 }
 
-/// A body's error, whose standard form is found by method resolution on `&&&Raised(&error)`: the
-/// error itself, else what it dereferences to as `anyhow::Error` and `Box<dyn Error>` do, else none.
+/// A body's error, whose standard form is found by method resolution on `&&&Found(&error)`: the error
+/// itself, else the one it holds as `anyhow::Error` and `Box<dyn Error>` do, else none.
 #[derive(Debug)]
-pub struct Raised<'a, E>(pub &'a E);
+pub struct Found<'a, E>(pub &'a E);
 
 /// It is a standard error.
 pub trait IsError<'a> {
@@ -45,7 +60,7 @@ pub trait IsError<'a> {
     fn as_std(&self) -> Option<&'a (dyn StdError + 'static)>;
 }
 
-impl<'a, E: StdError + 'static> IsError<'a> for &&Raised<'a, E> {
+impl<'a, E: StdError + 'static> IsError<'a> for &&Found<'a, E> {
     fn as_std(&self) -> Option<&'a (dyn StdError + 'static)> {
         Some(self.0)
     }
@@ -57,7 +72,7 @@ pub trait HoldsError<'a> {
     fn as_std(&self) -> Option<&'a (dyn StdError + 'static)>;
 }
 
-impl<'a, E: AsRef<dyn StdError + Send + Sync + 'static>> HoldsError<'a> for &Raised<'a, E> {
+impl<'a, E: AsRef<dyn StdError + Send + Sync + 'static>> HoldsError<'a> for &Found<'a, E> {
     fn as_std(&self) -> Option<&'a (dyn StdError + 'static)> {
         Some(self.0.as_ref())
     }
@@ -69,9 +84,9 @@ pub trait IsShown<'a> {
     fn as_std(&self) -> Option<&'a (dyn StdError + 'static)>;
 }
 
-impl<'a, E: 'static> IsShown<'a> for Raised<'a, E> {
+impl<'a, E: 'static> IsShown<'a> for Found<'a, E> {
     fn as_std(&self) -> Option<&'a (dyn StdError + 'static)> {
-        (self.0 as &dyn std::any::Any)
+        (self.0 as &dyn Any)
             .downcast_ref::<Box<dyn StdError>>()
             .map(|error| &**error)
     }

@@ -1,6 +1,6 @@
 //! The user's function, and how it is called.
 
-use proc_macro2::{Ident, Span, TokenStream};
+use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{quote, quote_spanned};
 use syn::ReturnType;
 use syn::spanned::Spanned as _;
@@ -20,7 +20,10 @@ pub(super) fn block(usable: &Usable) -> TokenStream {
     let attributes = &attributes.body;
     // Hygienic: the function may be called `vm`, too.
     let vm = Ident::new("vm", Span::mixed_site());
-    let returned = returned(usable, &vm);
+    let ident = &signature.ident;
+    let argument = argument(usable, &vm);
+    let future = Ident::new("future", Span::mixed_site());
+    let outcome = outcome(usable, &future);
     quote! {{
         #(#attributes)*
         // It is async because it must be.
@@ -30,25 +33,32 @@ pub(super) fn block(usable: &Usable) -> TokenStream {
         |#vm: #root::__private::Vm| {
             #root::__private::boxed(async move {
                 use #root::__private::{HoldsError as _, IsError as _, IsShown as _};
-                #root::__private::outcome(#returned, |error| {
-                    (&&&#root::__private::Raised(error)).as_std()
-                })
+                let #future = #ident(#argument);
+                #outcome
             })
         }
     }}
 }
 
-/// The call, spanned as a whole by the return type: a wrong one is reported there.
-fn returned(usable: &Usable, vm: &Ident) -> TokenStream {
+/// Spanned throughout by the return type: a wrong one is reported there, and once.
+fn outcome(usable: &Usable, future: &Ident) -> TokenStream {
     let root = &usable.root;
-    let ident = &usable.signature.ident;
-    let argument = argument(usable, vm);
     let span = match &usable.signature.output {
-        ReturnType::Default => ident.span(),
+        ReturnType::Default => usable.signature.ident.span(),
         ReturnType::Type(_, ty) => ty.span(),
     };
-    let call = quote_spanned!(span=> #ident(#argument).await);
-    quote_spanned!(span=> #root::__private::returned(#call))
+    let future = at(future, span);
+    let root: TokenStream = root
+        .clone()
+        .into_iter()
+        .map(|token| located(token, span))
+        .collect();
+    // Ours, though it lies there: lints are not to judge it.
+    quote_spanned! {Span::call_site().located_at(span)=>
+        #root::__private::outcome(#root::__private::returned(#future.await), |error| {
+            (&&&#root::__private::Found(error)).as_std()
+        })
+    }
 }
 
 /// The argument, spanned by the parameter's type: a wrong one is reported there.
@@ -61,7 +71,7 @@ fn argument(usable: &Usable, vm: &Ident) -> TokenStream {
         }
         Parameter::Borrowed(ty) => {
             let vm = at(vm, ty.span());
-            quote_spanned!(ty.span()=> &#vm)
+            quote_spanned!(Span::call_site().located_at(ty.span())=> &#vm)
         }
     }
 }
@@ -70,4 +80,9 @@ fn at(ident: &Ident, span: Span) -> Ident {
     let mut ident = ident.clone();
     ident.set_span(ident.span().located_at(span));
     ident
+}
+
+fn located(mut token: TokenTree, span: Span) -> TokenTree {
+    token.set_span(token.span().located_at(span));
+    token
 }

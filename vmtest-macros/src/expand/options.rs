@@ -1,4 +1,4 @@
-//! The options, as assignments to fields: the compiler knows which there are.
+//! The options, as fields that are set: the compiler knows which there are.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens as _, quote, quote_spanned};
@@ -50,7 +50,7 @@ fn assignment(
         }
     };
     Some(quote_spanned! {argument.value.span()=>
-        #options.#key = #root::__private::setting(#value);
+        #root::__private::set(&mut #options.#key, #value);
     })
 }
 

@@ -3,7 +3,7 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::quote;
-use syn::Error;
+use syn::{Error, Signature};
 
 use super::Kind;
 use crate::parse::Function;
@@ -35,6 +35,11 @@ pub(super) fn function(
         signature,
         body,
     } = function;
+    // The compiler has its own opinion of those, and one is enough.
+    let signature = Signature {
+        constness: None,
+        ..signature.clone()
+    };
     let attributes = attributes.iter().filter(|attribute| !is_for_tests(attribute));
     quote! {
         #errors

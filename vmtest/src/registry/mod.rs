@@ -9,7 +9,7 @@ mod snapshot;
 pub use case::{BodyFuture, Case, CaseParts};
 pub use linked::{CaseEntry, SnapshotEntry, submit};
 pub use options::{Options, SnapshotOptions, Version};
-pub use setting::{Setting, setting};
+pub use setting::{Setting, set};
 pub use snapshot::{SnapshotFn, SnapshotParts};
 
 /// Every test registered with this program, sorted by name, then by crate.

@@ -18,13 +18,15 @@ pub trait Setting<T> {
     fn into_setting(self) -> T;
 }
 
-/// The value of an option from what stands in the attribute.
-pub fn setting<T>(value: impl Setting<T>) -> T {
-    value.into_setting()
+/// Sets an option to what stands in the attribute. The option decides the type, not the value.
+pub fn set<T>(option: &mut T, value: impl Setting<T>) {
+    *option = value.into_setting();
 }
 
+// The compiler is not to list the impls: the notes above say it better.
 macro_rules! settings {
     ($($from:ty => $to:ty, $value:ident: $convert:expr;)*) => {$(
+        #[diagnostic::do_not_recommend]
         impl Setting<$to> for $from {
             fn into_setting(self) -> $to {
                 let $value = self;
@@ -48,12 +50,14 @@ settings! {
     u64 => Option<Version>, number: Some(Version(number.to_string()));
 }
 
+#[diagnostic::do_not_recommend]
 impl<const N: usize> Setting<Vec<String>> for [&str; N] {
     fn into_setting(self) -> Vec<String> {
         self.map(str::to_owned).into()
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl Setting<Vec<String>> for &[&str] {
     fn into_setting(self) -> Vec<String> {
         self.iter().copied().map(str::to_owned).collect()
