@@ -16,7 +16,7 @@ use super::task::Task;
 use super::transcript::Recording;
 
 /// Ends a process whatever it does about it.
-const SIGKILL: i32 = 9;
+pub(super) const SIGKILL: i32 = 9;
 
 /// Lines longer than this many bytes are given out in pieces.
 const LINE_LIMIT: usize = 64 * 1024;
@@ -157,6 +157,11 @@ impl Child {
             Ending::Exited(exit) => Ok(exit),
             Ending::Overdue => Err(self.overdue(b"", b"")),
         }
+    }
+
+    /// Sends it signals while its end is waited for.
+    pub(super) fn signals(&self) -> Arc<dyn Signals> {
+        self.signals.clone()
     }
 
     /// The error of having been killed at its limit, with its outputs so far.
@@ -328,7 +333,11 @@ impl Side {
     }
 
     fn line(&mut self) -> Option<Line> {
-        let end = self.pending.iter().take(LINE_LIMIT).position(|&byte| byte == b'\n');
+        let end = self
+            .pending
+            .iter()
+            .take(LINE_LIMIT)
+            .position(|&byte| byte == b'\n');
         let (text, gone) = match end {
             Some(end) => (end, end + 1),
             None if self.pending.len() >= LINE_LIMIT => (LINE_LIMIT, LINE_LIMIT),

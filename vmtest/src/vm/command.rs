@@ -1,6 +1,7 @@
 //! A program to run in the guest.
 
 use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -220,9 +221,12 @@ impl Command {
         self.exec.stdin = false;
         let (vm, exec) = (self.vm.clone(), self.exec);
         let what = format!("while `{}` was started", recording.command());
-        let started = self
-            .vm
-            .on_io(async move { vm.0.lifeline.race(&what, vm.0.session.spawn(exec)).await.map(drop) });
+        let started = self.vm.on_io(async move {
+            vm.0.lifeline
+                .race(&what, vm.0.session.spawn(exec))
+                .await
+                .map(drop)
+        });
         let started = started.await;
         recording.done(&started);
         started
@@ -314,6 +318,13 @@ fn conclude(
         true => Err(child.overdue(&stderr.kept, &stdout.kept)),
         false => ended,
     };
+    let ended = match stdout.broken.or(stderr.broken) {
+        Some(cause) if ended.is_ok() => {
+            let what = format!("the output of `{}` broke off", recording.command());
+            Err(Error::new(ErrorKind::Disconnected, what).because(cause))
+        }
+        _ => ended,
+    };
     recording.exited(&ended);
     ended.map(|status| Output {
         status,
@@ -340,6 +351,8 @@ pub(super) struct Capture {
     pub(super) kept: Vec<u8>,
     /// All bytes that came.
     seen: u64,
+    /// Why not all came, if so.
+    broken: Option<io::Error>,
     limit: usize,
     /// Whether the end is kept where the limit is reached; an error otherwise.
     tail: bool,
@@ -350,6 +363,7 @@ impl Capture {
         Self {
             kept: Vec::new(),
             seen: 0,
+            broken: None,
             limit: OUTPUT_LIMIT,
             tail: false,
         }
@@ -374,8 +388,9 @@ impl Capture {
                 Ok(0) => return Ok(()),
                 Ok(_) => self.push(&piece)?,
                 Err(cause) => {
-                    let what = "the output of a process broke off";
-                    return Err(Error::new(ErrorKind::Disconnected, what).because(cause));
+                    // The end of the program tells more, and comes at once.
+                    self.broken = Some(cause);
+                    return Ok(());
                 }
             }
         }
@@ -386,7 +401,8 @@ impl Capture {
         self.kept.extend_from_slice(bytes);
         if !self.tail && self.kept.len() > self.limit {
             let mib = self.limit / (1024 * 1024);
-            let what = format!("a process wrote more than the {mib} MiB that are collected; stream it instead");
+            let what =
+                format!("a process wrote more than the {mib} MiB that are collected; stream it instead");
             return Err(Error::new(ErrorKind::Exec, what));
         }
         // Cut rarely: each cut moves what is kept.

@@ -18,7 +18,10 @@ pub fn enter(vm: Vm) -> Guard {
 
 pub(super) fn get() -> Option<Vm> {
     // Not there any more while the thread's own values are dropped.
-    CURRENT.try_with(|stack| stack.borrow().last().cloned()).ok().flatten()
+    CURRENT
+        .try_with(|stack| stack.borrow().last().cloned())
+        .ok()
+        .flatten()
 }
 
 /// Ends what `enter` began; bound to its thread.

@@ -11,9 +11,13 @@
 //! Everything here stands on the two verbs of a [`Session`] and knows no transport. All work that must go
 //! on while a body blocks its thread (forwards, output, time limits) is done on the I/O runtime.
 
+mod archive;
 mod child;
 mod command;
+mod copy;
 mod current;
+mod file;
+mod forward;
 mod lifeline;
 mod output;
 mod task;
@@ -35,9 +39,10 @@ use task::Task;
 
 pub use child::{Child, Line, Lines, Source};
 pub use command::Command;
+pub use forward::Forward;
 pub use output::Output;
 pub use transcript::Entry;
-pub use vmtest_backends::session::{Exit, Reader, Writer};
+pub use vmtest_backends::session::{Exit, Reader, Target, Writer};
 
 #[doc(hidden)]
 pub use current::{Guard, enter};
@@ -95,7 +100,13 @@ impl Vm {
     /// The handle of a machine whose guest is reached over `session` and whose host over `link`. `io` is a
     /// runtime with I/O and time that never runs code of a test.
     #[doc(hidden)]
-    pub fn new(session: Arc<dyn Session>, link: Arc<dyn Link>, leased: Leased, origin: Origin, io: Handle) -> Self {
+    pub fn new(
+        session: Arc<dyn Session>,
+        link: Arc<dyn Link>,
+        leased: Leased,
+        origin: Origin,
+        io: Handle,
+    ) -> Self {
         Self(Arc::new(Inner {
             session,
             lifeline: Lifeline::new(link),
@@ -121,7 +132,8 @@ impl Vm {
     /// ```
     #[track_caller]
     pub fn current() -> Self {
-        Self::try_current().expect("no machine here: Vm::current() works on the thread of a #[vm_test] body only")
+        Self::try_current()
+            .expect("no machine here: Vm::current() works on the thread of a #[vm_test] body only")
     }
 
     /// The machine of the test that runs on this thread, if there is one.

@@ -118,7 +118,13 @@ pub(crate) fn last_lines(bytes: &[u8], count: usize) -> Vec<String> {
 }
 
 fn shorten(line: &str) -> String {
-    let plain = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
+    let plain = |c: char| {
+        if c.is_control() && c != '\t' {
+            '\u{fffd}'
+        } else {
+            c
+        }
+    };
     let mut short: String = line.chars().take(SHOWN_WIDTH).map(plain).collect();
     if line.chars().nth(SHOWN_WIDTH).is_some() {
         short.push('…');
@@ -169,7 +175,11 @@ mod tests {
         let expected = "`prog -x` ended with status 4\nstderr, its end:\n  | bad \u{fffd}[31mred\nstdout, its end:\n  | one\n  | two";
         assert_eq!(error.message(), expected);
         let error = output(Exit::Signal(9)).check().unwrap_err();
-        assert!(error.message().starts_with("`prog -x` was ended by signal 9 (SIGKILL)"));
+        assert!(
+            error
+                .message()
+                .starts_with("`prog -x` was ended by signal 9 (SIGKILL)")
+        );
         assert!(output(Exit::Code(0)).check().is_ok());
     }
 
