@@ -174,7 +174,7 @@ async fn end(child: &mut Child, polite: Signal) {
     let _overdue = timeout(GRACE, child.wait()).await;
     // Also what outlived its leader: the group exists as long as one member does.
     let _already_gone = kill_process_group(group, Signal::KILL);
-    let _reaped = child.wait().await;
+    let _reaped = timeout(GRACE, child.wait()).await;
 }
 
 fn pump<R, W>(mut from: R, mut to: W, lines: mpsc::UnboundedSender<String>) -> JoinHandle<()>

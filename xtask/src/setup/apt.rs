@@ -6,20 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::child::{End, capture, command, show};
+use crate::child::{capture, command};
 use crate::error::{Error, Result};
 use crate::say::say;
-use crate::setup::host::{Distribution, Root};
-use crate::setup::need::QEMU_PACKAGES;
+use crate::setup::host::Distribution;
+use crate::setup::plan::{self, Plan};
 use crate::setup::sources::{self, Source};
 use crate::stop::Stop;
 
-/// One apt command: on a slow line 200 MB have to come.
-const APT_LIMIT: Duration = Duration::from_secs(20 * 60);
 /// Asking apt and dpkg for what they know.
 const ASK_LIMIT: Duration = Duration::from_secs(30);
-/// How long apt itself waits for another apt (unattended upgrades) to end; it names the holder.
-const LOCK_SECONDS: u32 = 300;
 
 /// Where QEMU's packages come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,81 +24,6 @@ pub(crate) enum Origin {
     Backports,
     /// What the host is configured with; installed packages of QEMU are taken down to it where needed.
     Configured,
-}
-
-/// What is to be run, as root, in order.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    commands: Vec<Vec<String>>,
-    clean: Vec<String>,
-}
-
-impl Plan {
-    /// One line for a shell, to be pasted by somebody who may become root.
-    pub(crate) fn shell_line(&self) -> String {
-        let join = |words: &Vec<String>| {
-            words
-                .iter()
-                .map(|word| quoted(word))
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
-        let steps = self.commands.iter().map(join).collect::<Vec<_>>().join(" && ");
-        format!("{steps}; {}", join(&self.clean))
-    }
-
-    pub(crate) async fn run(&self, root: Root, stop: &Stop) -> Result {
-        let outcome = self.run_steps(root, stop).await;
-        let cleaned = run_one(&self.clean, root, stop).await;
-        outcome.and(cleaned)
-    }
-
-    async fn run_steps(&self, root: Root, stop: &Stop) -> Result {
-        for words in &self.commands {
-            run_one(words, root, stop).await?;
-        }
-        Ok(())
-    }
-}
-
-async fn run_one(words: &[String], root: Root, stop: &Stop) -> Result {
-    let mut words = root
-        .prefix()
-        .iter()
-        .copied()
-        .chain(words.iter().map(String::as_str));
-    let mut child = command(words.next().unwrap_or_default());
-    child.args(words);
-    if root == Root::SudoAsks {
-        return run_with_terminal(child, stop).await;
-    }
-    let name = crate::child::name_of(&child);
-    match show(child, APT_LIMIT, stop).await? {
-        end if end.success() => Ok(()),
-        end => Err(Error::new(format!("`{name}` failed: {}", end.reason(APT_LIMIT)))),
-    }
-}
-
-/// In our own process group: only there may it ask for a password. Ctrl-C reaches it through the terminal.
-async fn run_with_terminal(mut child: tokio::process::Command, stop: &Stop) -> Result {
-    let name = crate::child::name_of(&child);
-    child.stdin(std::process::Stdio::inherit());
-    let mut child = child
-        .spawn()
-        .map_err(Error::at(format!("cannot start `{name}`")))?;
-    let status = child
-        .wait()
-        .await
-        .map_err(Error::at(format!("cannot wait for `{name}`")))?;
-    stop.check()?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::new(format!(
-            "`{name}` failed: {}",
-            End::Status(status).reason(APT_LIMIT)
-        )))
-    }
 }
 
 /// Makes the plan that installs `packages`; writes our list of sources into `folder`.
@@ -120,7 +41,7 @@ pub(crate) async fn plan(
             "apt is configured with no package source at all (/etc/apt/sources.list.d is where they stand)",
         ));
     }
-    let lists = lists_of_this_run();
+    let lists = plan::lists_of_this_run();
     let list = folder.join("apt.sources");
     let settings = folder.join("apt.conf");
     fs::create_dir_all(folder).map_err(Error::at(format!("cannot make {}", folder.display())))?;
@@ -128,13 +49,13 @@ pub(crate) async fn plan(
         &list,
         &sources::render(&configured, &distribution.codename, backports),
     )?;
-    write(&settings, &render_settings(&list, &lists))?;
+    write(&settings, &plan::render_settings(&list, &lists))?;
     let downgrade = if backports {
         Vec::new()
     } else {
         installed_qemu_packages(stop).await?
     };
-    Ok(assemble(
+    Ok(plan::assemble(
         packages,
         &distribution.codename,
         backports,
@@ -144,93 +65,8 @@ pub(crate) async fn plan(
     ))
 }
 
-/// A folder below apt's own, which apt makes when it is missing; one per run, so that two never meet.
-fn lists_of_this_run() -> String {
-    format!("/var/lib/apt/vmtest-lists-{}", std::process::id())
-}
-
 fn write(file: &Path, text: &str) -> Result {
     fs::write(file, text).map_err(Error::at(format!("cannot write {}", file.display())))
-}
-
-fn assemble(
-    packages: &[&str],
-    codename: &str,
-    backports: bool,
-    settings: &Path,
-    lists: &str,
-    installed: &[String],
-) -> Plan {
-    let settings = settings.display().to_string();
-    let apt = |words: &[&str]| {
-        let start = [
-            "env",
-            "DEBIAN_FRONTEND=noninteractive",
-            "apt-get",
-            "-c",
-            &settings,
-        ];
-        start
-            .iter()
-            .chain(words)
-            .map(|word| (*word).to_owned())
-            .collect::<Vec<_>>()
-    };
-    let (qemu, others): (Vec<&str>, Vec<&str>) = packages
-        .iter()
-        .partition(|package| QEMU_PACKAGES.contains(package));
-    let install = ["install", "-y", "--no-install-recommends"];
-    let mut commands = vec![apt(&["update"])];
-    if !qemu.is_empty() && backports {
-        // Both: the one that is there must have the version of the one that comes.
-        let target = format!("{codename}-backports");
-        commands.push(apt(&[&install[..], &["-t", &target], &QEMU_PACKAGES].concat()));
-    } else if !qemu.is_empty() {
-        let pinned = installed
-            .iter()
-            .map(|package| format!("{package}/{codename}"))
-            .collect::<Vec<_>>();
-        let pinned = pinned.iter().map(String::as_str).collect::<Vec<_>>();
-        let fresh = qemu
-            .iter()
-            .copied()
-            .filter(|each| !installed.iter().any(|have| have == each));
-        let fresh = fresh.collect::<Vec<_>>();
-        let downgrade: &[&str] = if pinned.is_empty() {
-            &[]
-        } else {
-            &["--allow-downgrades"]
-        };
-        commands.push(apt(&[&install[..], downgrade, &fresh, &pinned].concat()));
-    }
-    if !others.is_empty() {
-        commands.push(apt(&[&install[..], &others].concat()));
-    }
-    Plan {
-        commands,
-        clean: vec!["rm".into(), "-rf".into(), lists.into()],
-    }
-}
-
-/// apt's settings for this run, on top of the host's own.
-fn render_settings(list: &Path, lists: &str) -> String {
-    let settings = [
-        ("Dir::Etc::sourcelist", list.display().to_string()),
-        ("Dir::Etc::sourceparts", "/dev/null".into()),
-        ("Dir::State::lists", lists.into()),
-        // The host's own caches describe the host's own lists.
-        ("Dir::Cache::pkgcache", String::new()),
-        ("Dir::Cache::srcpkgcache", String::new()),
-        // Only packages, no translations.
-        ("Acquire::Languages", "none".into()),
-        ("Acquire::Retries", "2".into()),
-        // A source that cannot be fetched is an error, not a warning.
-        ("APT::Update::Error-Mode", "any".into()),
-        ("DPkg::Lock::Timeout", LOCK_SECONDS.to_string()),
-    ];
-    settings
-        .map(|(name, value)| format!("{name} \"{value}\";\n"))
-        .concat()
 }
 
 /// Sources of the host, from wherever its apt is told to look.
@@ -295,76 +131,4 @@ async fn dpkg_query(format: &str, packages: &[&str], stop: &Stop) -> Result<Stri
     let mut ask = command("dpkg-query");
     ask.args(["-W", "-f", format]).args(packages);
     capture(ask, ASK_LIMIT, stop).await
-}
-
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=+~,@".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.into()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lines(plan: &Plan) -> Vec<String> {
-        let tail = |words: &Vec<String>| {
-            let verb = words
-                .iter()
-                .position(|word| word == "update" || word == "install")
-                .unwrap();
-            words[verb..].join(" ")
-        };
-        plan.commands.iter().map(tail).collect()
-    }
-
-    #[test]
-    fn backports_serve_qemu_alone() {
-        let plan = assemble(
-            &["qemu-system-x86", "passt"],
-            "bookworm",
-            true,
-            Path::new("/c"),
-            "/l",
-            &[],
-        );
-        let install = "install -y --no-install-recommends";
-        assert_eq!(
-            lines(&plan),
-            [
-                "update".into(),
-                format!("{install} -t bookworm-backports qemu-system-x86 qemu-utils"),
-                format!("{install} passt"),
-            ]
-        );
-    }
-
-    #[test]
-    fn without_backports_what_is_installed_is_taken_down() {
-        let installed = ["qemu-utils".to_owned(), "qemu-block-extra".to_owned()];
-        let plan = assemble(
-            &["qemu-system-x86", "qemu-utils"],
-            "bookworm",
-            false,
-            Path::new("/c"),
-            "/l",
-            &installed,
-        );
-        assert_eq!(
-            lines(&plan)[1],
-            "install -y --no-install-recommends --allow-downgrades qemu-system-x86 qemu-utils/bookworm \
-             qemu-block-extra/bookworm"
-        );
-    }
-
-    #[test]
-    fn the_line_for_a_shell_is_quoted() {
-        let plan = assemble(&["passt"], "bookworm", false, Path::new("/a folder/c"), "/l", &[]);
-        let line = plan.shell_line();
-        assert!(line.contains("apt-get -c '/a folder/c' update && "), "{line}");
-        assert!(line.ends_with("; rm -rf /l"), "{line}");
-    }
 }

@@ -3,6 +3,7 @@
 mod apt;
 mod host;
 mod need;
+mod plan;
 mod sources;
 mod tools;
 
@@ -10,9 +11,10 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::say::say;
-use crate::setup::apt::{Origin, Plan};
+use crate::setup::apt::Origin;
 use crate::setup::host::{Distribution, Root};
 use crate::setup::need::{Need, QEMU};
+use crate::setup::plan::Plan;
 use crate::stop::Stop;
 
 pub(crate) use tools::for_tests;
@@ -73,19 +75,22 @@ async fn install(packages: &[&str], folder: &Path, stop: &Stop) -> Result {
         packages.join(" "),
         distribution.name
     ));
-    match plan.run(root, stop).await {
-        Ok(()) => Ok(()),
-        Err(Error::Interrupted) => Err(Error::Interrupted),
-        Err(why) if origin == Origin::Backports => {
-            say(format!("set-up: {why}"));
-            say("set-up: trying without backports (an older QEMU)");
+    let looked = plan.look(root, stop).await;
+    let plan = match looked {
+        Err(Error::Failed { .. }) if origin == Origin::Backports => {
+            say("set-up: not to be had from backports; trying without (an older QEMU)");
             let plan = apt::plan(packages, &distribution, Origin::Configured, folder, stop).await?;
-            plan.run(root, stop)
-                .await
-                .map_err(|why| cannot_install(&why, &plan))
+            plan.look(root, stop).await.map_err(|why| explained(why, &plan))?;
+            plan
         }
-        Err(why) => Err(cannot_install(&why, &plan)),
-    }
+        looked => {
+            looked.map_err(|why| explained(why, &plan))?;
+            plan
+        }
+    };
+    plan.install(root, stop)
+        .await
+        .map_err(|why| explained(why, &plan))
 }
 
 /// Debian 12 itself has QEMU 7.2; read-only RAM files and `file:` migration need 8.2. A QEMU package that is
@@ -109,7 +114,10 @@ fn needs_root(packages: &[&str], plan: &Plan) -> Error {
     ))
 }
 
-fn cannot_install(why: &Error, plan: &Plan) -> Error {
+fn explained(why: Error, plan: &Plan) -> Error {
+    if matches!(why, Error::Interrupted) {
+        return why;
+    }
     Error::new(format!(
         "{why}\nIf the mirror could not be reached, see to the network; if apt was busy, let it end. Then try \
          again, or run this as root:\n\n  {}\n",

@@ -75,12 +75,17 @@ pub(crate) async fn run(workspace: &Workspace, options: &Options, stop: &Stop) -
         .into_iter()
         .filter(|suite| options.wants(suite.name))
     {
-        ran.push(run_suite(suite, stop).await?);
+        ran.push(told(run_suite(suite, stop).await?));
     }
     if options.wants(LEAKS) {
-        ran.push(run_leak_check(workspace, stop).await?);
+        ran.push(told(run_leak_check(workspace, stop).await?));
     }
     summarise(&ran, began.elapsed())
+}
+
+fn told(ran: Ran) -> Ran {
+    say(line(&ran));
+    ran
 }
 
 async fn run_suite(mut suite: Suite, stop: &Stop) -> Result<Ran> {
@@ -122,7 +127,6 @@ fn judged(suite: &Suite, began: Instant, told: Counts, wrong: Option<String>) ->
         counts,
         wrong,
     };
-    say(line(&ran));
     ran
 }
 
