@@ -121,13 +121,12 @@ fn judged(suite: &Suite, began: Instant, told: Counts, wrong: Option<String>) ->
     }
     let wrong =
         wrong.or_else(|| (counts.failed > 0).then(|| format!("{} left something behind", counts.failed)));
-    let ran = Ran {
+    Ran {
         name: suite.name,
         took: began.elapsed(),
         counts,
         wrong,
-    };
-    ran
+    }
 }
 
 async fn run_leak_check(workspace: &Workspace, stop: &Stop) -> Result<Ran> {
