@@ -102,6 +102,19 @@ impl Parser {
         self.skipped = 0;
     }
 
+    /// Whether it believes nothing before the next marker.
+    pub fn is_lost(&self) -> bool {
+        self.state == State::Lost
+    }
+
+    /// The frame before was none of those that are waited for: believes nothing before the next marker, which may
+    /// lie inside that frame.
+    pub fn distrust(&mut self, raw: &Raw) {
+        self.state = State::Lost;
+        self.at = self.at.min(raw.payload.start);
+        self.searched = self.at;
+    }
+
     /// Looks for markers no longer.
     pub fn trust(&mut self) {
         self.watch = false;

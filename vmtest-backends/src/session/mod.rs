@@ -1,6 +1,8 @@
 //! Running things inside one machine: two verbs, start a process and open a byte stream. Copying, waiting
 //! and forwarding are written once, on top, and know no transport.
 
+mod agent;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
 use crate::error::Result;
+
+pub use agent::{AgentSession, Greeted, Hello};
 
 /// A byte stream out of the guest. Dropping it tells the guest that nobody reads any more.
 pub type Reader = Box<dyn AsyncRead + Send + Sync + Unpin>;
