@@ -19,9 +19,13 @@ mod current;
 mod file;
 mod forward;
 mod lifeline;
+mod network;
 mod output;
+mod power;
+mod ssh;
 mod task;
 mod transcript;
+mod wait;
 
 use std::fmt;
 use std::sync::Arc;
@@ -41,8 +45,10 @@ pub use child::{Child, Line, Lines, Source};
 pub use command::Command;
 pub use forward::Forward;
 pub use output::Output;
+pub use ssh::Ssh;
 pub use transcript::Entry;
 pub use vmtest_backends::session::{Exit, Reader, Target, Writer};
+pub use wait::{Condition, Conditions, File, Http, LogLine, Port, Succeeds, Unit, Wait};
 
 #[doc(hidden)]
 pub use current::{Guard, enter};
