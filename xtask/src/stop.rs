@@ -27,6 +27,11 @@ impl Stop {
         Ok(Self(asked))
     }
 
+    /// For what has to be done even so: nobody can ask it to end.
+    pub(crate) fn never() -> Self {
+        Self(watch::channel(false).1)
+    }
+
     /// Returns once the end was asked for.
     pub(crate) async fn asked(&self) {
         let mut asked = self.0.clone();

@@ -50,7 +50,7 @@ impl Plan {
     pub(crate) async fn look(&self, root: Root, stop: &Stop) -> Result {
         let looked = run_all(&self.look, root, stop).await;
         if looked.is_err() {
-            self.clean(root, stop).await?;
+            self.clean(root).await?;
         }
         looked
     }
@@ -58,11 +58,12 @@ impl Plan {
     /// Only after [`Plan::look`] has succeeded.
     pub(crate) async fn install(&self, root: Root, stop: &Stop) -> Result {
         let installed = run_all(&self.install, root, stop).await;
-        installed.and(self.clean(root, stop).await)
+        installed.and(self.clean(root).await)
     }
 
-    async fn clean(&self, root: Root, stop: &Stop) -> Result {
-        run(&self.clean, root, stop).await
+    /// Also after Ctrl-C.
+    async fn clean(&self, root: Root) -> Result {
+        run(&self.clean, root, &Stop::never()).await
     }
 }
 
