@@ -18,11 +18,12 @@ pub trait Backend: Send + Sync + fmt::Debug {
     /// Its name, as tests and settings write it: `qemu`.
     fn name(&self) -> &'static str;
 
-    /// What it can do here, found by starting something; or why it cannot be used.
-    async fn probe(&self) -> Result<Capabilities>;
+    /// What it can do here, found by starting something, or why it cannot be used. `trial` is a machine to
+    /// try an accelerator with; what it told is remembered.
+    async fn probe(&self, trial: Option<&Spec>) -> Result<Capabilities>;
 
     /// What must match for a snapshot of `spec` to load: engine build, CPU, normalised arguments.
-    fn identity(&self, capabilities: &Capabilities, spec: &Spec) -> String;
+    async fn identity(&self, spec: &Spec) -> Result<String>;
 
     /// Boots a machine in the empty folder of `place`, which it owns until it is killed.
     async fn start(&self, spec: &Spec, place: &Place) -> Result<Box<dyn Machine>>;

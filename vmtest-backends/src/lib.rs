@@ -9,6 +9,7 @@ pub mod console;
 pub mod endpoint;
 pub mod error;
 pub mod manifest;
+pub mod process;
 #[cfg(feature = "qemu")]
 pub mod qemu;
 pub mod session;

@@ -74,7 +74,12 @@ impl Manifest {
             let found = fs::metadata(folder.join(name)).map(|meta| meta.len());
             match found {
                 Ok(found) if found == *size => {}
-                Ok(found) => return Err(unusable(&path, &format!("{name} has {found} bytes instead of {size}"))),
+                Ok(found) => {
+                    return Err(unusable(
+                        &path,
+                        &format!("{name} has {found} bytes instead of {size}"),
+                    ));
+                }
                 Err(cause) => return Err(unusable(&path, &format!("{name} is missing")).because(cause)),
             }
         }

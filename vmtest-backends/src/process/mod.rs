@@ -1,0 +1,7 @@
+//! Processes of ours on the host: bound to our life, watched through a pidfd, never found by name.
+
+mod child;
+mod spawner;
+
+pub use child::{Child, Ended};
+pub(crate) use spawner::spawn;
