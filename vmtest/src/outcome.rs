@@ -184,9 +184,10 @@ impl From<Skip> for Error {
 ///
 /// #[vm_test(image = "debian")]
 /// async fn loads_a_module(vm: Vm) -> Result {
-///     if vm.read("/proc/modules").await?.is_empty() {
+///     if !vm.sh("test -s /proc/modules").await?.success() {
 ///         vmtest::skip!("this kernel has no modules");
 ///     }
+///     vm.command("modprobe").arg("dummy").await?.check()?;
 ///     Ok(())
 /// }
 /// ```

@@ -91,3 +91,83 @@ impl<'a, E: 'static> IsShown<'a> for Found<'a, E> {
             .map(|error| &**error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use vmtest_backends::{Error, ErrorKind};
+
+    use super::*;
+    use crate::outcome::Skip;
+
+    /// As the attribute writes it: the method is resolved where the type is known.
+    macro_rules! outcome_of {
+        ($value:expr) => {
+            outcome(returned($value), |error| (&&&Found(error)).as_std())
+        };
+    }
+
+    /// Of the shape of `anyhow::Error`: it is no standard error, and holds one.
+    struct Opaque(Box<dyn StdError + Send + Sync>);
+
+    impl<E: StdError + Send + Sync + 'static> From<E> for Opaque {
+        fn from(error: E) -> Self {
+            Self(error.into())
+        }
+    }
+
+    impl AsRef<dyn StdError + Send + Sync> for Opaque {
+        fn as_ref(&self) -> &(dyn StdError + Send + Sync + 'static) {
+            &*self.0
+        }
+    }
+
+    impl fmt::Debug for Opaque {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            fmt::Display::fmt(&self.0, f)
+        }
+    }
+
+    fn lost() -> Error {
+        Error::new(ErrorKind::Disconnected, "read a frame")
+    }
+
+    fn is_lost(outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Errored(error) if error.kind() == ErrorKind::Disconnected)
+    }
+
+    #[test]
+    fn what_is_ours_is_found_in_every_kind_of_error() {
+        let outcomes = [
+            outcome_of!(Err(lost())),
+            outcome_of!(Err(Box::<dyn StdError>::from(lost()))),
+            outcome_of!(Err(Box::<dyn StdError + Send + Sync>::from(lost()))),
+            outcome_of!(Err(Opaque::from(lost()))),
+        ];
+        for outcome in outcomes {
+            assert!(is_lost(&outcome), "{outcome:?}");
+        }
+        let skipped = outcome_of!(Err(Opaque::from(Skip::new("no IPv6"))));
+        assert!(matches!(skipped, Outcome::Skipped(_)), "{skipped:?}");
+    }
+
+    #[test]
+    fn what_is_the_tests_is_shown_as_it_shows_itself() {
+        let outcomes = [
+            outcome_of!(Err("no such table")),
+            outcome_of!(Err(String::from("no such table"))),
+            outcome_of!(Err(Box::<dyn StdError>::from("no such table"))),
+            outcome_of!(Err(std::io::Error::other("no such table"))),
+            outcome_of!(Err(Opaque::from(std::io::Error::other("no such table")))),
+        ];
+        for outcome in outcomes {
+            assert!(
+                matches!(&outcome, Outcome::Failed(text) if text.contains("no such table")),
+                "{outcome:?}"
+            );
+        }
+        assert!(matches!(outcome_of!(()), Outcome::Passed));
+        assert!(matches!(outcome_of!(Ok::<(), String>(())), Outcome::Passed));
+    }
+}

@@ -24,11 +24,13 @@ pub(super) fn block(usable: &Usable) -> TokenStream {
     let argument = argument(usable, &vm);
     let future = Ident::new("future", Span::mixed_site());
     let outcome = outcome(usable, &future);
+    let mut generated = signature.clone();
+    if let Some(token) = &mut generated.asyncness {
+        token.span = Span::call_site().located_at(token.span);
+    }
     quote! {{
         #(#attributes)*
-        // It is async because it must be.
-        #[allow(clippy::unused_async)]
-        #signature #body
+        #generated #body
 
         |#vm: #root::__private::Vm| {
             #root::__private::boxed(async move {

@@ -23,12 +23,13 @@ pub(super) fn tokens(usable: &Usable) -> TokenStream {
     let ignore = When::first_of(&attributes.ignore);
     let should_panic = When::first_of(&attributes.should_panic);
     let body = body::block(usable);
+    // `self` is the module: this does not compile in a function, where the compiler runs no test.
+    let here = quote_spanned!(ident.span()=> self::#case);
     let gates = &attributes.gates;
     let wrapper = &attributes.wrapper;
     quote! {
         #(#gates)*
         #[doc(hidden)]
-        #[allow(non_upper_case_globals)]
         static #case: #root::__private::Case =
             #root::__private::Case::new(#root::__private::CaseParts {
                 module: ::core::module_path!(),
@@ -42,7 +43,7 @@ pub(super) fn tokens(usable: &Usable) -> TokenStream {
             });
 
         #(#gates)*
-        #root::__private::submit! { #root::__private::CaseEntry(&#case) }
+        #root::__private::submit! { #root::__private::CaseEntry(&#here) }
 
         #(#gates)*
         #[::core::prelude::v1::test]

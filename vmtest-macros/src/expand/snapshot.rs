@@ -20,11 +20,12 @@ pub(super) fn tokens(usable: &Usable, function: &str, source: &str) -> TokenStre
     let file = quote_spanned!(ident.span()=> ::core::file!());
     let line = quote_spanned!(ident.span()=> ::core::line!());
     let body = body::block(usable);
+    // `self` is the module: in a function, this does not compile, as for a test.
+    let here = quote_spanned!(ident.span()=> self::#snapshot);
     let gates = &attributes.gates;
     quote! {
         #(#gates)*
         #[doc(hidden)]
-        #[allow(non_upper_case_globals)]
         static #snapshot: #root::__private::SnapshotFn =
             #root::__private::SnapshotFn::new(#root::__private::SnapshotParts {
                 module: ::core::module_path!(),
@@ -39,6 +40,6 @@ pub(super) fn tokens(usable: &Usable, function: &str, source: &str) -> TokenStre
             });
 
         #(#gates)*
-        #root::__private::submit! { #root::__private::SnapshotEntry(&#snapshot) }
+        #root::__private::submit! { #root::__private::SnapshotEntry(&#here) }
     }
 }

@@ -1,6 +1,12 @@
 //! Every shape that a test may have, beside ordinary tests.
 #![forbid(unsafe_code)]
-#![deny(warnings, missing_docs, clippy::pedantic)]
+#![deny(
+    warnings,
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::pedantic
+)]
 
 use std::error::Error;
 use std::rc::Rc;
@@ -124,6 +130,13 @@ async fn panics_anyhow(_vm: Vm) {
 }
 
 #[vm_test(image = "tiny")]
+#[cfg_attr(target_os = "haiku", ignore, should_panic)]
+#[cfg_attr(target_family = "unix", should_panic(expected = "on a condition"))]
+async fn panics_on_a_condition(_vm: Vm) {
+    panic!("on a condition");
+}
+
+#[vm_test(image = "tiny")]
 #[cfg(target_os = "haiku")]
 async fn not_there(_vm: NoSuchType) {}
 
@@ -145,12 +158,11 @@ async fn r#async(_vm: Vm) {}
 
 mod nested {
     pub(crate) mod r#match {
-        use super::super::shared;
         use vmtest::{Vm, vm_test};
 
         #[vm_test(image = "tiny")]
         async fn sees_its_ancestors(_vm: Vm) {
-            assert_eq!(shared(), super::super::shared());
+            assert_eq!(super::super::shared(), crate::shared());
         }
 
         #[vm_test(image = "tiny")]
@@ -253,6 +265,9 @@ mod registry {
         assert_eq!(case("panics").should_panic(), Some("as it should"));
         assert_eq!(case("panics_anyhow").should_panic(), Some(""));
         assert_eq!(case("owned").should_panic(), None);
+        let conditional = case("panics_on_a_condition");
+        assert_eq!(conditional.ignore(), None);
+        assert_eq!(conditional.should_panic(), Some("on a condition"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The dependency has another name, which the attributes find in `Cargo.toml` or are told.
 #![forbid(unsafe_code)]
-#![deny(warnings, missing_docs, clippy::pedantic)]
+#![deny(warnings)]
+#![forbid(missing_docs, clippy::pedantic, clippy::allow_attributes)]
 
 use machines::prelude::*;
 

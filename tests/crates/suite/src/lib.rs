@@ -1,4 +1,5 @@
 //! Tests in an ordinary library: they are registered without `cfg(test)`.
+#![forbid(clippy::pedantic)]
 #![forbid(unsafe_code)]
 #![deny(warnings, missing_docs, clippy::pedantic)]
 
