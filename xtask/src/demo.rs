@@ -25,11 +25,19 @@ pub(crate) async fn run(workspace: &Workspace, stop: &Stop) -> Result {
     let end = run_quickstart(workspace, stop).await?;
     let tested = began.elapsed();
 
+    let failed = || Error::new(format!("the demo failed: {}", end.reason(DEMO_LIMIT)));
     let report = workspace.report();
-    let lines = fs::read_to_string(&report).map_err(Error::at(format!(
-        "the tests left no report in {}",
-        report.display()
-    )))?;
+    let lines = match fs::read_to_string(&report) {
+        Ok(lines) => lines,
+        // Then no test came so far as to be reported.
+        Err(_) if !end.success() => return Err(failed()),
+        Err(cause) => {
+            return Err(Error::at(format!(
+                "the tests left no report in {}",
+                report.display()
+            ))(cause));
+        }
+    };
     say("");
     for line in report::table(&lines) {
         say(line);
@@ -39,11 +47,7 @@ pub(crate) async fn run(workspace: &Workspace, stop: &Stop) -> Result {
         span(set_up),
         span(tested)
     ));
-    if end.success() {
-        Ok(())
-    } else {
-        Err(Error::new(format!("the demo failed: {}", end.reason(DEMO_LIMIT))))
-    }
+    if end.success() { Ok(()) } else { Err(failed()) }
 }
 
 async fn run_quickstart(workspace: &Workspace, stop: &Stop) -> Result<crate::child::End> {
