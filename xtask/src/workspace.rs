@@ -27,8 +27,13 @@ impl Workspace {
         let text = capture(ask, METADATA_LIMIT, stop).await?;
         let metadata = serde_json::from_str::<Value>(&text)
             .map_err(|why| Error::new(format!("`cargo metadata` wrote what cannot be read: {why}")))?;
-        Self::parse(&metadata)
-            .ok_or_else(|| Error::new("`cargo metadata` names no workspace root or target folder"))
+        let mut workspace = Self::parse(&metadata)
+            .ok_or_else(|| Error::new("`cargo metadata` names no workspace root or target folder"))?;
+        // The kernel tells paths without symbolic links, and the leak check compares with them.
+        if let Ok(target) = workspace.target.canonicalize() {
+            workspace.target = target;
+        }
+        Ok(workspace)
     }
 
     fn parse(metadata: &Value) -> Option<Self> {
