@@ -22,7 +22,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut rustc = Command::new(variable("RUSTC")?);
     rustc
         .current_dir(&source)
-        .args(["--edition", "2024", "--crate-type", "bin", "--crate-name", "vmtest_agent", "--cap-lints", "allow"])
+        .args([
+            "--edition",
+            "2024",
+            "--crate-type",
+            "bin",
+            "--crate-name",
+            "vmtest_agent",
+            "--cap-lints",
+            "allow",
+        ])
         .arg("--target")
         .arg(&target)
         .args([
@@ -43,7 +52,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         .arg("src/agent/main.rs")
         .env("VMTEST_AGENT_VERSION", variable("CARGO_PKG_VERSION")?);
     // What the tests are instrumented or linked with does not belong into the guest.
-    for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "LLVM_PROFILE_FILE"] {
+    for name in [
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "LLVM_PROFILE_FILE",
+    ] {
         rustc.env_remove(name);
     }
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
@@ -51,7 +66,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         option.push(linker);
         rustc.arg(option);
     }
-    let output = rustc.output().map_err(|cause| format!("{rustc:?} cannot be run: {cause}"))?;
+    let output = rustc
+        .output()
+        .map_err(|cause| format!("{rustc:?} cannot be run: {cause}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(format!(

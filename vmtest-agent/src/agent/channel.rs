@@ -35,12 +35,17 @@ pub(crate) struct Connecting {
 
 impl Channel {
     pub(crate) fn source(&mut self, stream: u8) -> Option<&mut Source> {
-        self.sources.get_mut(usize::from(stream).checked_sub(1)?)?.as_mut()
+        self.sources
+            .get_mut(usize::from(stream).checked_sub(1)?)?
+            .as_mut()
     }
 
     /// Ends a stream to the host.
     pub(crate) fn drop_source(&mut self, stream: u8) {
-        if let Some(source) = usize::from(stream).checked_sub(1).and_then(|at| self.sources.get_mut(at)) {
+        if let Some(source) = usize::from(stream)
+            .checked_sub(1)
+            .and_then(|at| self.sources.get_mut(at))
+        {
             *source = None;
         }
     }
@@ -98,7 +103,10 @@ impl Source {
 
     /// Takes what is there, as far as the credit goes.
     pub(crate) fn take(&mut self, room: &mut [u8]) -> Taken {
-        let most = room.len().min(self.credit as usize).min(self.left.unwrap_or(usize::MAX));
+        let most = room
+            .len()
+            .min(self.credit as usize)
+            .min(self.left.unwrap_or(usize::MAX));
         if self.left == Some(0) {
             return Taken::End(0);
         }
@@ -231,4 +239,7 @@ pub(crate) fn of_token(token: u64) -> (u32, u8) {
     ((token >> 8) as u32, token as u8)
 }
 
-const _: () = assert!(INPUT == 0, "a process's input and the first byte of a token are numbered alike");
+const _: () = assert!(
+    INPUT == 0,
+    "a process's input and the first byte of a token are numbered alike"
+);

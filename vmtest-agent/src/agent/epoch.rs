@@ -35,11 +35,16 @@ fn note_fork(fork_id: &[u8; 16]) {
 
 /// Whether the kernel has bound a VM generation id device.
 pub(crate) fn has_vmgenid() -> bool {
-    ["/sys/bus/platform/drivers/vmgenid", "/sys/bus/acpi/drivers/vmgenid"].iter().any(|driver| {
+    [
+        "/sys/bus/platform/drivers/vmgenid",
+        "/sys/bus/acpi/drivers/vmgenid",
+    ]
+    .iter()
+    .any(|driver| {
         fs::read_dir(driver).is_ok_and(|entries| {
-            entries
-                .flatten()
-                .any(|entry| entry.file_name() != "module" && entry.file_type().is_ok_and(|kind| kind.is_symlink()))
+            entries.flatten().any(|entry| {
+                entry.file_name() != "module" && entry.file_type().is_ok_and(|kind| kind.is_symlink())
+            })
         })
     })
 }

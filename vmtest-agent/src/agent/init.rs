@@ -63,7 +63,10 @@ fn flag(line: &str, name: &str) -> bool {
 fn open_console() {
     while !sys::is_open(2) {
         let console = OpenOptions::new().read(true).write(true).open("/dev/console");
-        let Ok(file) = console.or_else(|_| OpenOptions::new().read(true).write(true).open("/dev/null")) else { return };
+        let Ok(file) = console.or_else(|_| OpenOptions::new().read(true).write(true).open("/dev/null"))
+        else {
+            return;
+        };
         if file.as_raw_fd() > 2 {
             return;
         }
@@ -73,8 +76,17 @@ fn open_console() {
 
 /// One path a line, in the order in which they are to be loaded.
 fn load_modules() {
-    for path in fs::read_to_string(MODULES).unwrap_or_default().lines().map(str::trim).filter(|path| !path.is_empty()) {
-        let path = if path.starts_with('/') { path.to_owned() } else { format!("/modules/{path}") };
+    for path in fs::read_to_string(MODULES)
+        .unwrap_or_default()
+        .lines()
+        .map(str::trim)
+        .filter(|path| !path.is_empty())
+    {
+        let path = if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            format!("/modules/{path}")
+        };
         let loaded = File::open(&path).and_then(|file| sys::load_module(&file.into()));
         match loaded {
             Err(error) if error.raw_os_error() != Some(sys::EEXIST) => {
@@ -105,7 +117,9 @@ fn supervise() -> ! {
         }
         while let Some((pid, status)) = sys::reap() {
             if agent == Some(pid) {
-                say(&format!("the agent ended with wait status {status:#x} and is started again"));
+                say(&format!(
+                    "the agent ended with wait status {status:#x} and is started again"
+                ));
                 if begun.elapsed() < HASTE {
                     sys::pause(HASTE_PAUSE_MS);
                 }

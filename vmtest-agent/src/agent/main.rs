@@ -16,7 +16,12 @@ mod server;
 mod spawn;
 mod sys;
 #[path = "../wire/mod.rs"]
-#[expect(dead_code, unused_imports, unreachable_pub, reason = "the library's module; the host uses the rest")]
+#[expect(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "the library's module; the host uses the rest"
+)]
 mod wire;
 
 use std::io::{Error, Result, Write as _};
@@ -33,6 +38,7 @@ fn main() {
     if sys::is_init() {
         init::run();
     }
+    sys::keep_descriptors();
     let ended = by_arguments();
     if let Err(error) = &ended {
         say(&format!("{error}"));
@@ -45,7 +51,9 @@ fn by_arguments() -> Result<()> {
     match (args.next().as_deref(), args.next()) {
         (None, _) => serve_port(),
         (Some("--fd"), Some(number)) => {
-            let number = number.parse().map_err(|_| Error::other("--fd takes a descriptor's number"))?;
+            let number = number
+                .parse()
+                .map_err(|_| Error::other("--fd takes a descriptor's number"))?;
             Server::new(Link::Socket, sys::inherited(number)?)?.run()
         }
         (Some("--version"), None) => writeln!(std::io::stdout(), "vmtest-agent {VERSION}"),

@@ -48,6 +48,10 @@ fn device() -> Option<PathBuf> {
 }
 
 fn open(path: &PathBuf) -> Result<OwnedFd> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(O_NONBLOCK).open(path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(O_NONBLOCK)
+        .open(path)?;
     Ok(file.into())
 }

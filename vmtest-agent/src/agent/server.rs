@@ -12,8 +12,8 @@ use crate::outbox::Outbox;
 use crate::spawn::Spawner;
 use crate::sys::{self, Address, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, Epoll, EpollEvent};
 use crate::wire::{
-    Ended, ERRORS, Frame, HelloAck, Hello, Identity, INPUT, OUTPUT, PIECE, PROTOCOL_MAX, PROTOCOL_MIN, Parser, Raw,
-    Refusal, Spawn, Target,
+    ERRORS, Ended, Frame, Hello, HelloAck, INPUT, Identity, OUTPUT, PIECE, PROTOCOL_MAX, PROTOCOL_MIN,
+    Parser, Raw, Refusal, Spawn, Target,
 };
 
 /// How long the outputs of an ended process are still read while others hold them open.
@@ -129,7 +129,9 @@ impl Server {
     }
 
     fn stream_event(&mut self, number: u32, stream: u8, events: u32) {
-        let Some(channel) = self.channels.get_mut(&number) else { return };
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return;
+        };
         if channel.connecting.is_some() {
             if events & (EPOLLOUT | EPOLLERR | EPOLLHUP) != 0 {
                 self.connected(number);
@@ -149,7 +151,10 @@ impl Server {
 
     /// Lets a stream wait for its turn, if it has something to send and may.
     fn queue(&mut self, number: u32, stream: u8) {
-        let source = self.channels.get_mut(&number).and_then(|channel| channel.source(stream));
+        let source = self
+            .channels
+            .get_mut(&number)
+            .and_then(|channel| channel.source(stream));
         if let Some(source) = source.filter(|source| !source.queued && source.wants_turn()) {
             source.queued = true;
             self.turns.push_back((number, stream));
@@ -163,7 +168,9 @@ impl Server {
             if self.outbox.is_full() {
                 return Ok(());
             }
-            let Some((channel, stream)) = self.turns.pop_front() else { return Ok(()) };
+            let Some((channel, stream)) = self.turns.pop_front() else {
+                return Ok(());
+            };
             self.take_turn(channel, stream);
         }
         self.flush()
@@ -180,8 +187,12 @@ impl Server {
     }
 
     fn take_turn(&mut self, number: u32, stream: u8) {
-        let Some(channel) = self.channels.get_mut(&number) else { return };
-        let Some(source) = channel.source(stream) else { return };
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return;
+        };
+        let Some(source) = channel.source(stream) else {
+            return;
+        };
         source.queued = false;
         match source.take(&mut self.scratch) {
             Taken::Bytes(count) => {
@@ -199,12 +210,16 @@ impl Server {
 
     /// Ends a channel that has nothing more to say.
     fn finish(&mut self, number: u32) {
-        let Some(channel) = self.channels.get(&number) else { return };
+        let Some(channel) = self.channels.get(&number) else {
+            return;
+        };
         if !channel.is_silent() {
             return;
         }
         match &channel.process {
-            Some(Process { ended: Some(ended), .. }) => self.outbox.push(number, &Frame::Exit(*ended)),
+            Some(Process {
+                ended: Some(ended), ..
+            }) => self.outbox.push(number, &Frame::Exit(*ended)),
             Some(_) => return,
             None if channel.sink.is_some() || channel.connecting.is_some() => return,
             None => {}
@@ -226,7 +241,13 @@ impl Server {
     }
 
     fn ended(&mut self, number: u32, status: i32) {
-        let Some(process) = self.channels.get_mut(&number).and_then(|channel| channel.process.as_mut()) else { return };
+        let Some(process) = self
+            .channels
+            .get_mut(&number)
+            .and_then(|channel| channel.process.as_mut())
+        else {
+            return;
+        };
         process.ended = Some(match status & 0x7f {
             0 => Ended::Code(status >> 8 & 0xff),
             signal => Ended::Signal(signal),
@@ -243,8 +264,14 @@ impl Server {
         }
         let now = Instant::now();
         for number in self.ending.clone() {
-            let Some(channel) = self.channels.get_mut(&number) else { continue };
-            let Some(process) = channel.process.as_mut().filter(|process| process.cut.is_some_and(|cut| cut <= now)) else {
+            let Some(channel) = self.channels.get_mut(&number) else {
+                continue;
+            };
+            let Some(process) = channel
+                .process
+                .as_mut()
+                .filter(|process| process.cut.is_some_and(|cut| cut <= now))
+            else {
                 continue;
             };
             process.cut = None;
@@ -355,7 +382,11 @@ impl Server {
                 }
             }
             Frame::Credit { stream, bytes } => {
-                if let Some(source) = self.channels.get_mut(&number).and_then(|channel| channel.source(*stream)) {
+                if let Some(source) = self
+                    .channels
+                    .get_mut(&number)
+                    .and_then(|channel| channel.source(*stream))
+                {
                     source.credit = source.credit.saturating_add(*bytes);
                     self.queue(number, *stream);
                 }
@@ -363,12 +394,17 @@ impl Server {
             Frame::Deaf { stream } => self.deaf(number, *stream),
             Frame::Signal(signal) => self.signal(number, *signal),
             Frame::Close => self.close(number),
-            Frame::Ping(token) => self.outbox.push(0, &Frame::Pong(*token, self.identity.unwrap_or_default())),
+            Frame::Ping(token) => self
+                .outbox
+                .push(0, &Frame::Pong(*token, self.identity.unwrap_or_default())),
             Frame::Sync(token) => match sys::sync_in_child() {
                 Ok(pid) => drop(self.children.insert(pid, Waiting::Sync(*token))),
                 Err(error) => self.outbox.push(0, &Frame::Fault(&format!("sync: {error}"))),
             },
-            _ => self.outbox.push(number, &Frame::Fault(&format!("kind {} is not for an agent", raw.kind))),
+            _ => self.outbox.push(
+                number,
+                &Frame::Fault(&format!("kind {} is not for an agent", raw.kind)),
+            ),
         }
     }
 
@@ -381,7 +417,10 @@ impl Server {
             Ok(child) => child,
             Err(refused) => return self.outbox.push(number, &Frame::Refused(refused.0, refused.1)),
         };
-        self.outbox.push(number, &Frame::Started(child.pid as u32, self.identity.unwrap_or_default()));
+        self.outbox.push(
+            number,
+            &Frame::Started(child.pid as u32, self.identity.unwrap_or_default()),
+        );
         if spawn.detach {
             return;
         }
@@ -415,7 +454,9 @@ impl Server {
 
     fn open(&mut self, number: u32, target: Target<'_>) {
         match target {
-            Target::Tcp(port) => self.connect(number, Address::Loopback4(port), Some(Address::Loopback6(port))),
+            Target::Tcp(port) => {
+                self.connect(number, Address::Loopback4(port), Some(Address::Loopback6(port)))
+            }
             Target::Unix(path) => self.connect(number, Address::Unix(path.as_bytes().to_vec()), None),
         }
     }
@@ -426,10 +467,13 @@ impl Server {
                 // An edge tells how it ended, at once if it has.
                 self.watch(&socket, EPOLLIN | EPOLLOUT | EPOLLRDHUP, token(number, OUTPUT));
                 let socket = Rc::new(socket);
-                self.channels.insert(number, Channel {
-                    connecting: Some(Connecting { socket, next }),
-                    ..Channel::default()
-                });
+                self.channels.insert(
+                    number,
+                    Channel {
+                        connecting: Some(Connecting { socket, next }),
+                        ..Channel::default()
+                    },
+                );
             }
             Err(error) => self.unreachable(number, &error, next),
         }
@@ -439,13 +483,19 @@ impl Server {
         self.channels.remove(&number);
         match next {
             Some(address) => self.connect(number, address, None),
-            None => self.outbox.push(number, &Frame::Refused(Refusal::Connect, errno(error))),
+            None => self
+                .outbox
+                .push(number, &Frame::Refused(Refusal::Connect, errno(error))),
         }
     }
 
     fn connected(&mut self, number: u32) {
-        let Some(channel) = self.channels.get_mut(&number) else { return };
-        let Some(connecting) = channel.connecting.take() else { return };
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return;
+        };
+        let Some(connecting) = channel.connecting.take() else {
+            return;
+        };
         if let Err(error) = sys::connected(&connecting.socket) {
             return self.unreachable(number, &error, connecting.next);
         }
@@ -476,7 +526,8 @@ impl Server {
             Flow::Done => {}
             Flow::Broken => self.outbox.push(number, &Frame::Deaf { stream: INPUT }),
             Flow::Flooded => {
-                self.outbox.push(number, &Frame::Fault("more was sent than the window allows"));
+                self.outbox
+                    .push(number, &Frame::Fault("more was sent than the window allows"));
                 return self.close(number);
             }
         }
@@ -487,7 +538,9 @@ impl Server {
     }
 
     fn deaf(&mut self, number: u32, stream: u8) {
-        let Some(channel) = self.channels.get_mut(&number) else { return };
+        let Some(channel) = self.channels.get_mut(&number) else {
+            return;
+        };
         if let Some(source) = channel.source(stream) {
             sys::shut_receiving(&source.fd);
         }
@@ -496,7 +549,10 @@ impl Server {
     }
 
     fn signal(&mut self, number: u32, signal: i32) {
-        let process = self.channels.get(&number).and_then(|channel| channel.process.as_ref());
+        let process = self
+            .channels
+            .get(&number)
+            .and_then(|channel| channel.process.as_ref());
         if let Some(process) = process.filter(|process| process.ended.is_none()) {
             sys::kill_group(process.pid, signal);
         }

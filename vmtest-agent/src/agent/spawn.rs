@@ -11,7 +11,10 @@ use crate::wire::{Refusal, Spawn};
 
 /// What every process finds in its environment, unless it was told otherwise.
 const ENVIRONMENT: [(&str, &str); 6] = [
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    (
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    ),
     ("HOME", "/root"),
     ("LANG", "C.UTF-8"),
     ("TERM", "dumb"),
@@ -45,8 +48,19 @@ impl Refused {
 
 impl Spawner {
     pub(crate) fn new(protected: bool) -> Result<Self> {
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?.into();
-        let score = protected.then(|| OpenOptions::new().write(true).open("/proc/self/oom_score_adj").ok()).flatten();
+        let null = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/null")?
+            .into();
+        let score = protected
+            .then(|| {
+                OpenOptions::new()
+                    .write(true)
+                    .open("/proc/self/oom_score_adj")
+                    .ok()
+            })
+            .flatten();
         Ok(Self { null, score })
     }
 
@@ -63,7 +77,11 @@ impl Spawner {
             argv: &strings.argv(),
             envp: &strings.env.iter().map(CString::as_c_str).collect::<Vec<_>>(),
             cwd: &cwd,
-            streams: [theirs(&stdin, &self.null), theirs(&stdout, &self.null), theirs(&stderr, &self.null)],
+            streams: [
+                theirs(&stdin, &self.null),
+                theirs(&stdout, &self.null),
+                theirs(&stderr, &self.null),
+            ],
         });
         self.set_score("-1000");
         let ours = |pair: Option<(OwnedFd, OwnedFd)>| {
@@ -100,7 +118,11 @@ fn directory(path: &str) -> Result<OwnedFd> {
     const O_PATH: i32 = 0o10_000_000;
     const O_DIRECTORY: i32 = 0o200_000;
     let path = if path.is_empty() { "/" } else { path };
-    Ok(OpenOptions::new().read(true).custom_flags(O_PATH | O_DIRECTORY).open(path)?.into())
+    Ok(OpenOptions::new()
+        .read(true)
+        .custom_flags(O_PATH | O_DIRECTORY)
+        .open(path)?
+        .into())
 }
 
 struct Strings {
@@ -112,13 +134,23 @@ struct Strings {
 
 impl Strings {
     fn of(spawn: &Spawn<'_>) -> Result<Self> {
-        let kept = ENVIRONMENT.iter().filter(|(name, _)| !spawn.env.iter().any(|(given, _)| given == name));
+        let kept = ENVIRONMENT
+            .iter()
+            .filter(|(name, _)| !spawn.env.iter().any(|(given, _)| given == name));
         let env: Vec<(&str, &str)> = kept.chain(&spawn.env).copied().collect();
-        let path = env.iter().rev().find(|(name, _)| *name == "PATH").map_or("", |(_, path)| path);
+        let path = env
+            .iter()
+            .rev()
+            .find(|(name, _)| *name == "PATH")
+            .map_or("", |(_, path)| path);
         Ok(Self {
             path: look_up(spawn.program, path)?,
             program: CString::new(spawn.program)?,
-            args: spawn.args.iter().map(|arg| CString::new(*arg)).collect::<std::result::Result<_, _>>()?,
+            args: spawn
+                .args
+                .iter()
+                .map(|arg| CString::new(*arg))
+                .collect::<std::result::Result<_, _>>()?,
             env: env
                 .iter()
                 .map(|(name, value)| CString::new(format!("{name}={value}")))
@@ -127,7 +159,11 @@ impl Strings {
     }
 
     fn argv(&self) -> Vec<&CStr> {
-        [&self.program].into_iter().chain(&self.args).map(CString::as_c_str).collect()
+        [&self.program]
+            .into_iter()
+            .chain(&self.args)
+            .map(CString::as_c_str)
+            .collect()
     }
 }
 
@@ -141,7 +177,9 @@ fn look_up(program: &str, path: &str) -> Result<CString> {
         let directory = if directory.is_empty() { "." } else { directory };
         let file = format!("{directory}/{program}");
         match std::fs::metadata(&file) {
-            Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => return Ok(CString::new(file)?),
+            Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => {
+                return Ok(CString::new(file)?);
+            }
             Ok(_) => errno = sys::EACCES,
             Err(_) => {}
         }

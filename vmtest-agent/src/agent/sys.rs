@@ -1,5 +1,8 @@
 //! Calls of the operating system: the few functions of the C library that the standard library does not offer.
-#![expect(unsafe_code, reason = "the C library is declared and called here, and nowhere else")]
+#![expect(
+    unsafe_code,
+    reason = "the C library is declared and called here, and nowhere else"
+)]
 
 use std::ffi::{CStr, c_char, c_int, c_long, c_short, c_ulong, c_void};
 use std::io::{Error, ErrorKind, Result};
@@ -7,7 +10,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 mod c {
-    use super::{EpollEvent, PollFd, RandPool, Spare, TimeSpec, c_char, c_int, c_long, c_short, c_ulong, c_void};
+    use super::{
+        EpollEvent, PollFd, RandPool, Spare, TimeSpec, c_char, c_int, c_long, c_short, c_ulong, c_void,
+    };
 
     unsafe extern "C" {
         pub(super) safe fn epoll_create1(flags: c_int) -> c_int;
@@ -23,8 +28,20 @@ mod c {
         pub(super) safe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
         pub(super) fn connect(fd: c_int, address: *const c_void, length: u32) -> c_int;
         pub(super) safe fn shutdown(fd: c_int, how: c_int) -> c_int;
-        pub(super) fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, length: *mut u32) -> c_int;
-        pub(super) fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, length: u32) -> c_int;
+        pub(super) fn getsockopt(
+            fd: c_int,
+            level: c_int,
+            name: c_int,
+            value: *mut c_void,
+            length: *mut u32,
+        ) -> c_int;
+        pub(super) fn setsockopt(
+            fd: c_int,
+            level: c_int,
+            name: c_int,
+            value: *const c_void,
+            length: u32,
+        ) -> c_int;
         pub(super) fn sigprocmask(how: c_int, set: *const Spare, old: *mut Spare) -> c_int;
         pub(super) fn sigwaitinfo(set: *const Spare, info: *mut c_void) -> c_int;
         pub(super) fn signalfd(fd: c_int, set: *const Spare, flags: c_int) -> c_int;
@@ -46,7 +63,7 @@ mod c {
         ) -> c_int;
         pub(super) fn sethostname(name: *const c_char, length: usize) -> c_int;
         pub(super) safe fn reboot(command: c_int) -> c_int;
-        pub(super) fn syscall(number: c_long, fd: c_int, options: *const c_char, flags: c_int) -> c_long;
+        pub(super) fn syscall(number: c_long, ...) -> c_long;
         pub(super) fn posix_spawn(
             pid: *mut c_int,
             path: *const c_char,
@@ -70,7 +87,12 @@ mod c {
         const RNDADDENTROPY: c_ulong = 0x4008_5203;
         const RNDRESEEDCRNG: c_ulong = 0x5207;
         // SAFETY: the first request reads a `rand_pool_info`, which `pool` is; the second takes nothing.
-        unsafe { (ioctl(fd, RNDADDENTROPY, ptr_of(pool)), ioctl(fd, RNDRESEEDCRNG, std::ptr::null_mut())) }
+        unsafe {
+            (
+                ioctl(fd, RNDADDENTROPY, ptr_of(pool)),
+                ioctl(fd, RNDRESEEDCRNG, std::ptr::null_mut()),
+            )
+        }
     }
 
     fn ptr_of<T>(value: &mut T) -> *mut c_void {
@@ -159,7 +181,11 @@ pub const EEXIST: i32 = 17;
 pub const EINPROGRESS: i32 = 115;
 
 fn check(result: c_int) -> Result<c_int> {
-    if result < 0 { Err(Error::last_os_error()) } else { Ok(result) }
+    if result < 0 {
+        Err(Error::last_os_error())
+    } else {
+        Ok(result)
+    }
 }
 
 fn check_size(result: isize) -> Result<usize> {
@@ -208,21 +234,33 @@ impl Epoll {
             token,
         };
         // SAFETY: `event` is a live epoll_event during the call.
-        check(unsafe { c::epoll_ctl(self.0.as_raw_fd(), EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event) }).map(drop)
+        check(unsafe { c::epoll_ctl(self.0.as_raw_fd(), EPOLL_CTL_ADD, fd.as_raw_fd(), &raw mut event) })
+            .map(drop)
     }
 
     /// Waits for events, for at most `timeout` milliseconds if that is not negative.
-    pub fn wait<'a>(&self, events: &'a mut [EpollEvent], timeout: i32) -> Result<impl Iterator<Item = (u32, u64)> + 'a> {
+    pub fn wait<'a>(
+        &self,
+        events: &'a mut [EpollEvent],
+        timeout: i32,
+    ) -> Result<impl Iterator<Item = (u32, u64)> + 'a> {
         // SAFETY: the kernel writes at most `events.len()` entries.
         let count = unsafe {
-            c::epoll_wait(self.0.as_raw_fd(), events.as_mut_ptr(), events.len() as c_int, timeout)
+            c::epoll_wait(
+                self.0.as_raw_fd(),
+                events.as_mut_ptr(),
+                events.len() as c_int,
+                timeout,
+            )
         };
         let count = match check(count) {
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::Interrupted => 0,
             Err(error) => return Err(error),
         };
-        Ok(events[..count as usize].iter().map(|event| (event.events, event.token)))
+        Ok(events[..count as usize]
+            .iter()
+            .map(|event| (event.events, event.token)))
     }
 }
 
@@ -265,7 +303,11 @@ pub fn connect(address: &Address) -> Result<(OwnedFd, bool)> {
     const SOCK_STREAM: c_int = 1;
     const SOCK_NONBLOCK: c_int = 0o4000;
     const SOCK_CLOEXEC: c_int = 0o2_000_000;
-    let socket = owned(c::socket(address.domain(), SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0))?;
+    let socket = owned(c::socket(
+        address.domain(),
+        SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC,
+        0,
+    ))?;
     if !matches!(address, Address::Unix(_)) {
         set_nodelay(&socket);
     }
@@ -290,7 +332,11 @@ pub fn connected(socket: &OwnedFd) -> Result<()> {
     let mut length = 4;
     // SAFETY: SOL_SOCKET / SO_ERROR writes one int, whose size is told.
     check(unsafe { c::getsockopt(socket.as_raw_fd(), 1, 4, (&raw mut errno).cast(), &raw mut length) })?;
-    if errno == 0 { Ok(()) } else { Err(Error::from_raw_os_error(errno)) }
+    if errno == 0 {
+        Ok(())
+    } else {
+        Err(Error::from_raw_os_error(errno))
+    }
 }
 
 /// Ends the sending half of a connection.
@@ -466,12 +512,30 @@ pub const MS_MOVE: c_ulong = 8192;
 
 pub fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: c_ulong, data: &CStr) -> Result<()> {
     // SAFETY: four terminated strings.
-    check(unsafe { c::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr()) }).map(drop)
+    check(unsafe {
+        c::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            data.as_ptr(),
+        )
+    })
+    .map(drop)
 }
 
 pub fn set_hostname(name: &CStr) {
     // SAFETY: a string and its length.
     unsafe { c::sethostname(name.as_ptr(), name.count_bytes()) };
+}
+
+/// Closes every descriptor but the standard streams when another program is executed: whoever started
+/// this process may have left some open.
+pub fn keep_descriptors() {
+    const CLOSE_RANGE: c_long = 436;
+    const CLOSE_RANGE_CLOEXEC: c_int = 4;
+    // SAFETY: three integers; an old kernel refuses, and then nothing has changed.
+    unsafe { c::syscall(CLOSE_RANGE, 3, c_int::MAX, CLOSE_RANGE_CLOEXEC) };
 }
 
 /// Loads a kernel module from its file.
@@ -481,8 +545,12 @@ pub fn load_module(file: &OwnedFd) -> Result<()> {
     #[cfg(not(target_arch = "x86_64"))]
     const FINIT_MODULE: c_long = 273;
     // SAFETY: a descriptor, a terminated string of options, and flags.
-    let done = unsafe { c::syscall(FINIT_MODULE, file.as_raw_fd(), c"".as_ptr(), 0) };
-    if done < 0 { Err(Error::last_os_error()) } else { Ok(()) }
+    let done = unsafe { c::syscall(FINIT_MODULE, file.as_raw_fd(), c"".as_ptr(), 0 as c_int) };
+    if done < 0 {
+        Err(Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// Brings the loopback interface up.
@@ -495,9 +563,18 @@ pub fn loopback_up() -> Result<()> {
     request[..2].copy_from_slice(b"lo");
     // SAFETY: an ifreq has 40 bytes: a name of 16, then the flags.
     unsafe {
-        check(c::ioctl(socket.as_raw_fd(), SIOCGIFFLAGS, request.as_mut_ptr().cast()))?;
+        check(c::ioctl(
+            socket.as_raw_fd(),
+            SIOCGIFFLAGS,
+            request.as_mut_ptr().cast(),
+        ))?;
         request[16] |= IFF_UP;
-        check(c::ioctl(socket.as_raw_fd(), SIOCSIFFLAGS, request.as_mut_ptr().cast())).map(drop)
+        check(c::ioctl(
+            socket.as_raw_fd(),
+            SIOCSIFFLAGS,
+            request.as_mut_ptr().cast(),
+        ))
+        .map(drop)
     }
 }
 
@@ -526,7 +603,11 @@ pub struct Start<'a> {
 /// Returns when it executes its program, with its number.
 pub fn start(what: &Start<'_>) -> Result<c_int> {
     let terminated = |strings: &[&CStr]| -> Vec<*const c_char> {
-        strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+        strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain([ptr::null()])
+            .collect()
     };
     let (argv, envp) = (terminated(what.argv), terminated(what.envp));
     let (mut actions, mut attributes) = (Spare::zero(), Spare::zero());
@@ -559,5 +640,9 @@ pub fn start(what: &Start<'_>) -> Result<c_int> {
         c::posix_spawnattr_destroy(&raw mut attributes);
         errno
     };
-    if errno == 0 { Ok(pid) } else { Err(Error::from_raw_os_error(errno)) }
+    if errno == 0 {
+        Ok(pid)
+    } else {
+        Err(Error::from_raw_os_error(errno))
+    }
 }

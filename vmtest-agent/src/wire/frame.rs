@@ -233,7 +233,10 @@ pub enum Unsendable {
 impl fmt::Display for Unsendable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLong(length) => write!(f, "{length} bytes are above the limit of {FRAME_LIMIT} for one request"),
+            Self::TooLong(length) => write!(
+                f,
+                "{length} bytes are above the limit of {FRAME_LIMIT} for one request"
+            ),
             Self::Marker => f.write_str("it contains the byte sequence that starts a connection anew"),
         }
     }
@@ -518,7 +521,9 @@ impl<'a> Spawn<'a> {
         let flags = rest.byte()?;
         let (program, cwd) = (rest.str()?, rest.str()?);
         let args = (0..rest.u32()?).map(|_| rest.str()).collect::<Option<_>>()?;
-        let env = (0..rest.u32()?).map(|_| Some((rest.str()?, rest.str()?))).collect::<Option<_>>()?;
+        let env = (0..rest.u32()?)
+            .map(|_| Some((rest.str()?, rest.str()?)))
+            .collect::<Option<_>>()?;
         (flags < 4).then_some(Self {
             stdin: flags & 1 != 0,
             detach: flags & 2 != 0,

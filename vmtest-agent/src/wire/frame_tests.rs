@@ -40,7 +40,10 @@ fn all() -> Vec<Frame<'static>> {
             stream: 2,
             bytes: b"abc",
         },
-        Frame::Eof { stream: 1, errno: 104 },
+        Frame::Eof {
+            stream: 1,
+            errno: 104,
+        },
         Frame::Credit {
             stream: 0,
             bytes: 65536,
@@ -86,11 +89,17 @@ fn no_payload_cut_short_or_made_longer_is_believed() {
         let payload = &bytes[HEAD..bytes.len() - 1];
         for length in 0..payload.len() {
             if !open_ended {
-                assert!(Frame::decode(bytes[0], &payload[..length]).is_err(), "{frame:?} cut to {length}");
+                assert!(
+                    Frame::decode(bytes[0], &payload[..length]).is_err(),
+                    "{frame:?} cut to {length}"
+                );
             }
         }
         let longer = [payload, &[0]].concat();
-        assert!(open_ended || Frame::decode(bytes[0], &longer).is_err(), "{frame:?} made longer");
+        assert!(
+            open_ended || Frame::decode(bytes[0], &longer).is_err(),
+            "{frame:?} made longer"
+        );
     }
 }
 

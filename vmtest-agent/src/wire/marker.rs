@@ -42,7 +42,11 @@ mod tests {
                 let mut bytes = vec![MARKER[3]; offset];
                 bytes.extend(MARKER);
                 bytes.extend(vec![MARKER[0]; after]);
-                assert_eq!(find_marker(&bytes), Some(offset), "{offset} before, {after} after");
+                assert_eq!(
+                    find_marker(&bytes),
+                    Some(offset),
+                    "{offset} before, {after} after"
+                );
                 bytes[offset + 15] = 0xff;
                 assert_eq!(find_marker(&bytes), None);
             }

@@ -22,7 +22,8 @@ mod marker;
 mod parser;
 
 pub use frame::{
-    Ended, Frame, Hello, HelloAck, Identity, Malformed, Refusal, Spawn, Target, Unsendable, encode_data, encode_piece,
+    Ended, Frame, Hello, HelloAck, Identity, Malformed, Refusal, Spawn, Target, Unsendable, encode_data,
+    encode_piece,
 };
 pub use marker::{MARKER, find_marker};
 pub use parser::{Bad, Parser, Raw};

@@ -64,7 +64,9 @@ impl fmt::Display for Bad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kind(kind) => write!(f, "no frame is of kind {kind:#04x}"),
-            Self::Length(length) => write!(f, "a frame of {length} bytes is above the limit of {FRAME_LIMIT}"),
+            Self::Length(length) => {
+                write!(f, "a frame of {length} bytes is above the limit of {FRAME_LIMIT}")
+            }
             Self::End(byte) => write!(f, "a frame ends with {byte:#04x} instead of {END:#04x}"),
         }
     }
@@ -150,7 +152,10 @@ impl Parser {
     /// Takes over `count` bytes that were put into [`room`](Self::room).
     pub fn received(&mut self, count: usize) {
         self.end += count;
-        assert!(self.end <= self.buf.len(), "more was received than there was room for");
+        assert!(
+            self.end <= self.buf.len(),
+            "more was received than there was room for"
+        );
     }
 
     /// The payload of a frame; valid until the next call of [`room`](Self::room).
@@ -210,7 +215,9 @@ impl Parser {
     fn frame_within(&mut self, limit: usize) -> Result<Option<Raw>, Bad> {
         let bytes = &self.buf[self.at..limit];
         let marked = self.state == State::Marked;
-        let Some(&kind) = bytes.first() else { return Ok(None) };
+        let Some(&kind) = bytes.first() else {
+            return Ok(None);
+        };
         if !KINDS.contains(&kind) || (marked && !frame::is_greeting(kind)) {
             return Err(Bad::Kind(kind));
         }
@@ -258,7 +265,9 @@ mod tests {
 
     fn hello() -> Vec<u8> {
         let mut bytes = MARKER.to_vec();
-        Frame::Hello(super::super::Hello::default()).encode(0, &mut bytes).unwrap();
+        Frame::Hello(super::super::Hello::default())
+            .encode(0, &mut bytes)
+            .unwrap();
         bytes
     }
 
@@ -275,12 +284,18 @@ mod tests {
                 let mut parser = Parser::lost();
                 assert!(feed(&mut parser, &hello())[0].marked);
                 let stream: Vec<u8> = old[..cut].iter().copied().chain(hello()).collect();
-                let frames: Vec<Raw> = stream.chunks(size).flat_map(|piece| feed(&mut parser, piece)).collect();
+                let frames: Vec<Raw> = stream
+                    .chunks(size)
+                    .flat_map(|piece| feed(&mut parser, piece))
+                    .collect();
                 let (last, before) = frames.split_last().unwrap();
                 assert!(last.marked, "cut at {cut}, pieces of {size}");
                 assert!(before.iter().all(|raw| !raw.marked));
                 let expected = [20, whole].iter().filter(|end| **end <= cut).count();
-                assert!(before.len() <= 2 && before.len() >= expected.min(1), "cut at {cut}: {before:?}");
+                assert!(
+                    before.len() <= 2 && before.len() >= expected.min(1),
+                    "cut at {cut}: {before:?}"
+                );
                 assert!(parser.is_empty());
             }
         }

@@ -6,14 +6,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use vmtest_backends::ErrorKind;
 use vmtest_backends::session::{Exec, Exit, Session};
 
-use super::host::{LIMIT, Agent, finish, run, session, sh};
+use super::host::{Agent, LIMIT, finish, run, session, sh};
 
 #[tokio::test]
 async fn status_signal_and_both_outputs_are_told() {
     let (_agent, session) = session().await;
     let output = run(&session, sh("echo out; echo err >&2; exit 3")).await;
     assert_eq!(output.exit, Exit::Code(3));
-    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("out\n", "err\n"));
+    assert_eq!(
+        (output.stdout.as_str(), output.stderr.as_str()),
+        ("out\n", "err\n")
+    );
     assert_eq!(run(&session, sh("kill -USR1 $$")).await.exit, Exit::Signal(10));
     assert_eq!(run(&session, Exec::new("true")).await.exit, Exit::Code(0));
 }
@@ -22,7 +25,10 @@ async fn status_signal_and_both_outputs_are_told() {
 async fn the_environment_is_the_agents_own_and_what_was_added() {
     let (_agent, session) = session().await;
     let exec = Exec {
-        env: vec![("HOME".into(), "/elsewhere".into()), ("MINE".into(), "a b=c".into())],
+        env: vec![
+            ("HOME".into(), "/elsewhere".into()),
+            ("MINE".into(), "a b=c".into()),
+        ],
         cwd: Some("/usr/bin".into()),
         ..sh("env | sort; pwd; cat /proc/self/cgroup >/dev/null; ls /proc/self/fd | wc -l")
     };
@@ -62,8 +68,18 @@ async fn what_cannot_be_started_says_which_and_why() {
     let (_agent, session) = session().await;
     let error = session.spawn(Exec::new("no-such-program")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Exec);
-    assert!(error.chain().contains("`no-such-program`: the program cannot be executed"), "{}", error.chain());
-    assert!(error.chain().contains("No such file or directory"), "{}", error.chain());
+    assert!(
+        error
+            .chain()
+            .contains("`no-such-program`: the program cannot be executed"),
+        "{}",
+        error.chain()
+    );
+    assert!(
+        error.chain().contains("No such file or directory"),
+        "{}",
+        error.chain()
+    );
     let error = session.spawn(Exec::new("/etc/passwd")).await.unwrap_err();
     assert!(error.chain().contains("Permission denied"), "{}", error.chain());
     let exec = Exec {
@@ -71,7 +87,13 @@ async fn what_cannot_be_started_says_which_and_why() {
         ..Exec::new("true")
     };
     let error = session.spawn(exec).await.unwrap_err();
-    assert!(error.chain().contains("/no/such/folder: the working directory cannot be entered"), "{}", error.chain());
+    assert!(
+        error
+            .chain()
+            .contains("/no/such/folder: the working directory cannot be entered"),
+        "{}",
+        error.chain()
+    );
     let error = session.spawn(sh(&"x".repeat(2 << 20))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert_eq!(run(&session, Exec::new("true")).await.exit, Exit::Code(0));
@@ -80,7 +102,12 @@ async fn what_cannot_be_started_says_which_and_why() {
 #[tokio::test]
 async fn signals_reach_the_whole_group() {
     let (_agent, session) = session().await;
-    let mut process = session.spawn(sh("trap 'echo got it; exit 5' TERM; echo ready; sleep 100 & wait")).await.unwrap();
+    let mut process = session
+        .spawn(sh(
+            "trap 'echo got it; exit 5' TERM; echo ready; sleep 100 & wait",
+        ))
+        .await
+        .unwrap();
     let mut ready = [0; 6];
     process.stdout.read_exact(&mut ready).await.unwrap();
     let begin = Instant::now();
@@ -97,7 +124,10 @@ async fn a_grandchild_that_holds_the_output_delays_the_end_by_the_grace_only() {
     let output = run(&session, sh("echo early; (sleep 100; echo late) & exit 4")).await;
     assert_eq!((output.exit, output.stdout.as_str()), (Exit::Code(4), "early\n"));
     let took = begin.elapsed();
-    assert!(took >= Duration::from_millis(190) && took < Duration::from_secs(3), "{took:?}");
+    assert!(
+        took >= Duration::from_millis(190) && took < Duration::from_secs(3),
+        "{took:?}"
+    );
     run(&session, sh("kill $(pgrep -f '^sleep 100$' -n) || true")).await;
 }
 
@@ -105,7 +135,10 @@ async fn a_grandchild_that_holds_the_output_delays_the_end_by_the_grace_only() {
 async fn what_was_written_before_the_end_is_not_lost_to_a_slow_reader() {
     let (_agent, session) = session().await;
     // More than window and pipe together hold at first; the sleeper keeps the pipe open.
-    let mut process = session.spawn(sh("head -c 300000 /dev/zero; sleep 3 & exit 0")).await.unwrap();
+    let mut process = session
+        .spawn(sh("head -c 300000 /dev/zero; sleep 3 & exit 0"))
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(600)).await;
     let mut bytes = Vec::new();
     process.stdout.read_to_end(&mut bytes).await.unwrap();
@@ -145,21 +178,31 @@ pub(crate) async fn gone(pids: &[u32]) {
 #[tokio::test]
 async fn two_hundred_at_once() {
     let (_agent, session) = session().await;
-    let begun = (0..200).map(|number| session.spawn(sh(&format!("read x; echo {number}; exit {}", number % 256))));
+    let begun =
+        (0..200).map(|number| session.spawn(sh(&format!("read x; echo {number}; exit {}", number % 256))));
     let mut processes = Vec::new();
     for begun in begun {
         processes.push(begun.await.unwrap());
     }
     for (number, process) in processes.into_iter().enumerate() {
         let output = finish(process).await;
-        assert_eq!((output.exit, output.stdout), (Exit::Code(number as i32 % 256), format!("{number}\n")));
+        assert_eq!(
+            (output.exit, output.stdout),
+            (Exit::Code(number as i32 % 256), format!("{number}\n"))
+        );
     }
 }
 
 #[tokio::test]
 async fn a_lost_agent_is_told_to_all_who_wait() {
     let (agent, session) = session().await;
-    let process = session.spawn(Exec { args: vec!["5".into()], ..Exec::new("sleep") }).await.unwrap();
+    let process = session
+        .spawn(Exec {
+            args: vec!["5".into()],
+            ..Exec::new("sleep")
+        })
+        .await
+        .unwrap();
     let waiting = tokio::spawn(async move {
         let (mut stdout, exit) = (process.stdout, process.exit);
         let read = stdout.read_u8().await.unwrap_err();

@@ -42,7 +42,10 @@ impl Agent {
     /// The most memory it has used so far, in KiB.
     pub(crate) fn peak_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 }
@@ -55,7 +58,13 @@ pub(crate) fn executable() -> PathBuf {
             let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
             let path = folder.join(format!("agent-{}", std::process::id()));
             let target = folder.join("agent");
-            let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(&path).unwrap();
+            let mut file = std::fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o755)
+                .open(&path)
+                .unwrap();
             file.write_all(vmtest_agent::AGENT).unwrap();
             drop(file);
             std::fs::rename(&path, &target).unwrap();
@@ -66,7 +75,9 @@ pub(crate) fn executable() -> PathBuf {
 
 pub(crate) async fn session() -> (Agent, AgentSession) {
     let (agent, stream) = Agent::start();
-    let session = AgentSession::connect(stream, Hello::default(), LIMIT).await.unwrap();
+    let session = AgentSession::connect(stream, Hello::default(), LIMIT)
+        .await
+        .unwrap();
     (agent, session)
 }
 
@@ -107,5 +118,7 @@ pub(crate) async fn finish(process: Process) -> Output {
 
 pub(crate) async fn run(session: &AgentSession, exec: Exec) -> Output {
     let process = session.spawn(exec).await.unwrap();
-    tokio::time::timeout(LIMIT, finish(process)).await.expect("the command did not end")
+    tokio::time::timeout(LIMIT, finish(process))
+        .await
+        .expect("the command did not end")
 }

@@ -18,10 +18,20 @@ pub(super) fn kernel() {
 
 /// What a machine without a system of its own has besides.
 pub(super) fn diskless() {
-    mount(c"devpts", "/dev/pts", MS_NOSUID | MS_NOEXEC, c"mode=0620,gid=5,ptmxmode=0666");
+    mount(
+        c"devpts",
+        "/dev/pts",
+        MS_NOSUID | MS_NOEXEC,
+        c"mode=0620,gid=5,ptmxmode=0666",
+    );
     mount(c"tmpfs", "/dev/shm", MS_NOSUID | MS_NODEV, c"mode=1777");
     mount(c"tmpfs", "/tmp", MS_NOSUID | MS_NODEV, c"mode=1777");
-    for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+    for (link, target) in [
+        ("fd", "/proc/self/fd"),
+        ("stdin", "fd/0"),
+        ("stdout", "fd/1"),
+        ("stderr", "fd/2"),
+    ] {
         // One that is there already is as good.
         let _ = symlink(target, format!("/dev/{link}"));
     }

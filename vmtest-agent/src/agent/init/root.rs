@@ -31,7 +31,10 @@ pub(super) struct Root<'a> {
 pub(super) fn enter(root: &Root<'_>) -> String {
     if !wait_for(Path::new(root.device)) {
         let limit = DEVICE_LIMIT.as_secs();
-        return format!("the root device {} (root=) did not appear within {limit} s", root.device);
+        return format!(
+            "the root device {} (root=) did not appear within {limit} s",
+            root.device
+        );
     }
     if let Err(error) = switch(root) {
         return format!("{} cannot be entered as {}: {error}", root.device, root.kind);
@@ -42,7 +45,10 @@ pub(super) fn enter(root: &Root<'_>) -> String {
         Err(error) => return format!("the agent cannot be started: {error}"),
     }
     let error = Command::new(root.init).env_clear().env("TERM", "linux").exec();
-    format!("{} (init=) on {} cannot be executed: {error}", root.init, root.device)
+    format!(
+        "{} (init=) on {} cannot be executed: {error}",
+        root.init, root.device
+    )
 }
 
 fn wait_for(device: &Path) -> bool {
@@ -63,7 +69,8 @@ fn switch(root: &Root<'_>) -> Result<()> {
     for name in ["proc", "sys", "dev", "run"] {
         let target = format!("{NEW_ROOT}/{name}");
         if !Path::new(&target).is_dir() {
-            fs::create_dir(&target).map_err(|error| Error::other(format!("/{name} is missing there: {error}")))?;
+            fs::create_dir(&target)
+                .map_err(|error| Error::other(format!("/{name} is missing there: {error}")))?;
         }
         mount(&format!("/{name}"), &target, "", MS_MOVE)?;
     }

@@ -90,7 +90,9 @@ impl Channel {
     /// Takes in what the agent says of it; true when that was the last of it.
     pub(super) fn hear(&self, frame: &Frame<'_>) -> Result<bool, Violation> {
         match frame {
-            Frame::Started(..) if self.kind != Kind::Bytes => self.begin(Begun::Yes).map(|()| self.kind == Kind::Detached),
+            Frame::Started(..) if self.kind != Kind::Bytes => {
+                self.begin(Begun::Yes).map(|()| self.kind == Kind::Detached)
+            }
             Frame::Opened if self.kind == Kind::Bytes => self.begin(Begun::Yes).map(|()| false),
             Frame::Refused(refusal, errno) => self.begin(Begun::No(*refusal, *errno)).map(|()| true),
             Frame::Data { stream, bytes } => self.inlet(*stream)?.hear(bytes).map(|()| false),
@@ -110,7 +112,10 @@ impl Channel {
                 }));
                 Ok(true)
             }
-            _ => Err(Violation::new(format!("channel {} cannot be told {frame:.200?}", self.number))),
+            _ => Err(Violation::new(format!(
+                "channel {} cannot be told {frame:.200?}",
+                self.number
+            ))),
         }
     }
 
@@ -127,7 +132,10 @@ impl Channel {
         match stream {
             OUTPUT if self.kind != Kind::Detached => Ok(&self.output),
             ERRORS if self.kind == Kind::Process => Ok(&self.errors),
-            _ => Err(Violation::new(format!("channel {} has no stream {stream}", self.number))),
+            _ => Err(Violation::new(format!(
+                "channel {} has no stream {stream}",
+                self.number
+            ))),
         }
     }
 

@@ -92,7 +92,9 @@ impl Link {
         loop {
             let said = Instant::now();
             self.say(hello)?;
-            let Ok(answer) = timeout(REPEAT, self.answer()).await else { continue };
+            let Ok(answer) = timeout(REPEAT, self.answer()).await else {
+                continue;
+            };
             let greeted = answer?;
             if !right(&greeted) {
                 tokio::time::sleep(REBOOT_POLL).await;
@@ -121,7 +123,12 @@ impl Link {
     async fn answer(&self) -> Result<Greeted> {
         loop {
             let heard = self.heard.notified();
-            let answer = self.greeting.lock().unwrap_or_else(PoisonError::into_inner).answer.take();
+            let answer = self
+                .greeting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .answer
+                .take();
             if let Some(answer) = answer {
                 return answer;
             }

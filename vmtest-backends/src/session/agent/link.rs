@@ -118,13 +118,15 @@ impl Link {
 
     fn frames(&self, received: &mut Received) -> Result<()> {
         let wrong = |cause| disconnected("the guest's agent does not keep to the protocol").because(cause);
-        while let Some(raw) = received.parser.next_frame().map_err(|bad| wrong(Violation::new(bad.to_string())))? {
+        while let Some(raw) = received
+            .parser
+            .next_frame()
+            .map_err(|bad| wrong(Violation::new(bad.to_string())))?
+        {
             let frame = Frame::decode(raw.kind, received.parser.payload(&raw));
             if received.greeting {
                 match frame {
                     Ok(Frame::HelloAck(ack)) if raw.marked && lock(&self.greeting).hear(&ack) => {
-                        received.greeting = false;
-                        received.parser.trust();
                         self.heard.notify_waiters();
                     }
                     _ => received.parser.distrust(&raw),
@@ -160,10 +162,14 @@ impl Link {
         }
         if raw.channel == 0 || raw.channel >= table.next {
             let (kind, channel) = (raw.kind, raw.channel);
-            return Err(Violation::new(format!("a frame of kind {kind} came for channel {channel}, which never was")));
+            return Err(Violation::new(format!(
+                "a frame of kind {kind} came for channel {channel}, which never was"
+            )));
         }
         // What was on its way when a channel was closed comes to nobody.
-        let Some(channel) = table.channels.get(&raw.channel).map(Arc::clone) else { return Ok(()) };
+        let Some(channel) = table.channels.get(&raw.channel).map(Arc::clone) else {
+            return Ok(());
+        };
         // A writer holds its stream's lock when it takes the table's.
         drop(table);
         if channel.hear(frame)? {
@@ -178,10 +184,14 @@ impl Link {
             self.stuck.notified().await;
             while !lock(&self.sending).is_empty() {
                 let ready = self.stream.writable().await;
-                let done = ready.and_then(|()| self.stream.try_io(Interest::WRITABLE, || lock(&self.sending).flush(&self.stream)));
+                let done = ready.and_then(|()| {
+                    self.stream
+                        .try_io(Interest::WRITABLE, || lock(&self.sending).flush(&self.stream))
+                });
                 match done {
                     Err(error) if error.kind() != IoKind::WouldBlock => {
-                        let why = disconnected("the connection to the agent cannot be written to").because(error);
+                        let why =
+                            disconnected("the connection to the agent cannot be written to").because(error);
                         return self.lose(&why);
                     }
                     _ => {}
@@ -194,9 +204,9 @@ impl Link {
     pub(super) fn send(&self, channel: u32, frame: &Frame<'_>) -> Result<()> {
         self.alive()?;
         self.push(|bytes| {
-            frame
-                .encode(channel, bytes)
-                .map_err(|cause| Error::new(ErrorKind::Invalid, "the request cannot be sent to the guest").because(cause))
+            frame.encode(channel, bytes).map_err(|cause| {
+                Error::new(ErrorKind::Invalid, "the request cannot be sent to the guest").because(cause)
+            })
         })
     }
 
@@ -209,12 +219,20 @@ impl Link {
         }
         self.push(|bytes| {
             bytes.extend(MARKER);
-            frame.encode(0, bytes).map_err(|cause| disconnected("a hello cannot be sent").because(cause))
+            frame
+                .encode(0, bytes)
+                .map_err(|cause| disconnected("a hello cannot be sent").because(cause))
         })
     }
 
     /// Sends a piece of a stream; false when there is no room, and `context` is woken when there is.
-    pub(super) fn send_data(&self, channel: u32, stream: u8, bytes: &[u8], context: &Context<'_>) -> Result<bool> {
+    pub(super) fn send_data(
+        &self,
+        channel: u32,
+        stream: u8,
+        bytes: &[u8],
+        context: &Context<'_>,
+    ) -> Result<bool> {
         self.alive()?;
         {
             let mut sending = lock(&self.sending);
@@ -264,7 +282,9 @@ impl Link {
             return Err(report.clone().into());
         }
         let number = table.next;
-        table.next = number.checked_add(1).ok_or_else(|| disconnected("all channel numbers have been used"))?;
+        table.next = number
+            .checked_add(1)
+            .ok_or_else(|| disconnected("all channel numbers have been used"))?;
         let channel = make(number);
         table.channels.insert(number, Arc::clone(&channel));
         Ok(channel)
@@ -292,7 +312,13 @@ impl Link {
         }
     }
 
+    /// The answer was the right one: from here on every byte must belong to a frame.
     pub(super) fn begin(&self, hello: Hello, greeted: Greeted) {
+        {
+            let mut received = lock(&self.received);
+            received.greeting = false;
+            received.parser.trust();
+        }
         let mut table = lock(&self.table);
         table.identity = Some(Identity {
             instance: greeted.instance,
@@ -315,7 +341,10 @@ impl Link {
     fn end_all(&self, why: &Report) {
         let (channels, asked) = {
             let mut table = lock(&self.table);
-            (std::mem::take(&mut table.channels), std::mem::take(&mut table.asked))
+            (
+                std::mem::take(&mut table.channels),
+                std::mem::take(&mut table.asked),
+            )
         };
         drop(asked);
         for channel in channels.into_values() {
@@ -374,7 +403,8 @@ impl Link {
             ));
         }
         let stream = self.stream.as_fd().try_clone_to_owned();
-        let stream = stream.map_err(|cause| disconnected("the connection cannot be handed over").because(cause))?;
+        let stream =
+            stream.map_err(|cause| disconnected("the connection cannot be handed over").because(cause))?;
         table.lost = Some(disconnected("the session was handed over").report());
         Ok((stream.into(), table.next))
     }
@@ -384,7 +414,9 @@ impl Link {
         if lock(&self.received).parser.is_empty() {
             return Ok(());
         }
-        Err(disconnected("the agent sent something while the connection was handed over"))
+        Err(disconnected(
+            "the agent sent something while the connection was handed over",
+        ))
     }
 }
 
@@ -422,7 +454,11 @@ impl Sending {
 
     fn write(&mut self, stream: &UnixStream) -> Result<(), IoError> {
         while !self.is_empty() {
-            match rustix::net::send(stream, &self.bytes[self.sent..], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            match rustix::net::send(
+                stream,
+                &self.bytes[self.sent..],
+                SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+            ) {
                 Ok(count) => self.sent += count,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),

@@ -41,7 +41,9 @@ pub struct AgentSession {
 
 impl fmt::Debug for AgentSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AgentSession").field("instance", &self.instance()).finish_non_exhaustive()
+        f.debug_struct("AgentSession")
+            .field("instance", &self.instance())
+            .finish_non_exhaustive()
     }
 }
 
@@ -79,10 +81,16 @@ impl AgentSession {
     }
 
     fn serve(stream: UnixStream, parser: Parser, next_channel: u32) -> Result<Self> {
-        let runtime = tokio::runtime::Handle::try_current()
-            .map_err(|cause| Error::new(ErrorKind::Invalid, "a session needs a tokio runtime").because(cause))?;
-        let broken =
-            |cause| Error::new(ErrorKind::Disconnected, "the connection to the agent cannot be used").because(cause);
+        let runtime = tokio::runtime::Handle::try_current().map_err(|cause| {
+            Error::new(ErrorKind::Invalid, "a session needs a tokio runtime").because(cause)
+        })?;
+        let broken = |cause| {
+            Error::new(
+                ErrorKind::Disconnected,
+                "the connection to the agent cannot be used",
+            )
+            .because(cause)
+        };
         stream.set_nonblocking(true).map_err(broken)?;
         let stream = tokio::net::UnixStream::from_std(stream).map_err(broken)?;
         let link = Arc::new(Link::new(stream, parser, next_channel));
@@ -166,11 +174,13 @@ impl Session for AgentSession {
         let again = self.link().next_hello(known.map(|identity| identity.fork_id));
         let other = |greeted: &Greeted| known.is_none_or(|known| known.instance != greeted.instance);
         self.link().restart();
-        timeout(limit, self.link().greet(again, other)).await.map_err(|_| {
-            Error::new(
-                ErrorKind::TimedOut,
-                format!("the guest was not there again within {limit:?} after its restart"),
-            )
-        })?
+        timeout(limit, self.link().greet(again, other))
+            .await
+            .map_err(|_| {
+                Error::new(
+                    ErrorKind::TimedOut,
+                    format!("the guest was not there again within {limit:?} after its restart"),
+                )
+            })?
     }
 }

@@ -71,7 +71,12 @@ impl Drop for AgentSignals {
 }
 
 /// Asks for a channel and waits until the agent has made it. Whoever stops waiting closes it.
-async fn begin(owner: &Arc<Owner>, kind: Kind, frame: &Frame<'_>, what: &str) -> Result<(Arc<Hold>, Arc<Channel>, Waits)> {
+async fn begin(
+    owner: &Arc<Owner>,
+    kind: Kind,
+    frame: &Frame<'_>,
+    what: &str,
+) -> Result<(Arc<Hold>, Arc<Channel>, Waits)> {
     let mut made = None;
     let channel = owner.0.add(|number| {
         let (channel, waits) = Channel::new(number, kind);
@@ -94,7 +99,9 @@ async fn begin(owner: &Arc<Owner>, kind: Kind, frame: &Frame<'_>, what: &str) ->
 }
 
 fn unanswered(limit: Duration, what: &str) -> Error {
-    disconnected(format!("the guest's agent did not answer within {limit:?}: {what}"))
+    disconnected(format!(
+        "the guest's agent did not answer within {limit:?}: {what}"
+    ))
 }
 
 fn refused(refusal: Refusal, errno: i32, what: &str) -> Error {
@@ -109,14 +116,22 @@ fn refused(refusal: Refusal, errno: i32, what: &str) -> Error {
 
 /// Starts a process.
 pub(super) async fn spawn(owner: &Arc<Owner>, exec: &Exec) -> Result<Process> {
-    let kind = if exec.detach { Kind::Detached } else { Kind::Process };
+    let kind = if exec.detach {
+        Kind::Detached
+    } else {
+        Kind::Process
+    };
     let frame = Frame::Spawn(Spawn {
         stdin: exec.stdin && !exec.detach,
         detach: exec.detach,
         program: &exec.program,
         cwd: exec.cwd.as_deref().unwrap_or(""),
         args: exec.args.iter().map(String::as_str).collect(),
-        env: exec.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
+        env: exec
+            .env
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect(),
     });
     let what = match &exec.cwd {
         Some(cwd) => format!("`{}` in {cwd}", exec.program),
@@ -158,7 +173,10 @@ fn writer(hold: &Arc<Hold>, channel: &Channel) -> Writer {
 pub(super) async fn open(owner: &Arc<Owner>, target: &Target) -> Result<(Reader, Writer)> {
     let (frame, what) = match target {
         Target::Tcp(port) => (wire::Target::Tcp(*port), format!("port {port} in the guest")),
-        Target::Unix(path) => (wire::Target::Unix(path), format!("unix socket {path} in the guest")),
+        Target::Unix(path) => (
+            wire::Target::Unix(path),
+            format!("unix socket {path} in the guest"),
+        ),
     };
     let (hold, channel, _) = begin(owner, Kind::Bytes, &Frame::Open(frame), &what).await?;
     let reader = Box::new(StreamReader {

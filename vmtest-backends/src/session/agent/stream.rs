@@ -61,7 +61,9 @@ impl Inlet {
         if came.deaf {
             return Ok(());
         }
-        let held = came.held.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        let held = came
+            .held
+            .saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         if held > WINDOW || came.end.is_some() {
             return Err(Violation::new("a stream brought more bytes than it may"));
         }
@@ -231,7 +233,11 @@ pub(super) struct StreamReader {
 }
 
 impl AsyncRead for StreamReader {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<(), IoError>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<Result<(), IoError>> {
         let Poll::Ready(read) = self.inlet.read(context, buf) else {
             return Poll::Pending;
         };
@@ -262,7 +268,11 @@ pub(super) struct StreamWriter {
 }
 
 impl AsyncWrite for StreamWriter {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, IoError>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<Result<usize, IoError>> {
         let mut room = lock(&self.outlet.0);
         room.check()?;
         if buf.is_empty() {
