@@ -76,16 +76,23 @@ pub(super) struct Launch {
 
 impl Child {
     /// Starts a program. To be polled on the I/O runtime.
-    pub(super) async fn start(vm: Vm, launch: Launch) -> Result<Self> {
+    pub(super) async fn start(vm: Vm, mut launch: Launch) -> Result<Self> {
         let deadline = launch.limit.map(|limit| Instant::now() + limit);
         let what = format!("while `{}` ran", launch.shown);
         let spawned = vm.0.lifeline.race(&what, vm.0.session.spawn(launch.exec));
-        let process = match deadline {
+        let spawned = match deadline {
             Some(deadline) => timeout_at(deadline, spawned)
                 .await
                 .unwrap_or_else(|_| Err(overdue(&launch.shown, launch.limit, b"", b""))),
             None => spawned.await,
-        }?;
+        };
+        let process = match (spawned, launch.recording.take()) {
+            (Err(error), Some(recording)) => return recording.failed(error),
+            (spawned, recording) => {
+                launch.recording = recording;
+                spawned?
+            }
+        };
         let Process {
             stdin,
             stdout,

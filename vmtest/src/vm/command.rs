@@ -162,7 +162,10 @@ impl Command {
         let mut recording = self.recording();
         let input = self.take_input(&mut recording);
         let starting = Child::start(self.vm.clone(), self.launch(None));
-        let mut child = self.vm.on_io(starting).await?;
+        let mut child = match self.vm.on_io(starting).await {
+            Ok(child) => child,
+            Err(error) => return recording.failed(error),
+        };
         let feeding = feed(child.stdin.take(), input);
         let _feeder = self.vm.on_io(async move {
             feeding.await;
@@ -238,7 +241,10 @@ impl Command {
         let vm = self.vm.clone();
         let launch = self.launch(None);
         let work = async move {
-            let mut child = Child::start(vm, launch).await?;
+            let mut child = match Child::start(vm, launch).await {
+                Ok(child) => child,
+                Err(error) => return recording.failed(error),
+            };
             let (mut stdout, mut stderr) = (capture(), capture());
             let (reader, errors) = (child.stdout.take(), child.stderr.take());
             let feeding = feed(child.stdin.take(), input);

@@ -24,6 +24,8 @@ mod output;
 mod power;
 mod ssh;
 mod task;
+#[cfg(test)]
+mod tests;
 mod transcript;
 mod wait;
 

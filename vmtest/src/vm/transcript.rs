@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use vmtest_backends::Result;
 use vmtest_backends::session::Exit;
+use vmtest_backends::{Error, Result};
 
 /// How many entries are kept: the last ones.
 const KEPT: usize = 1000;
@@ -115,6 +115,13 @@ impl Recording {
             Ok(Exit::Signal(signal)) => format!("signal {signal}"),
             Err(error) => error.to_string(),
         });
+    }
+
+    /// The end of what did not even begin.
+    pub(crate) fn failed<T>(mut self, error: Error) -> Result<T> {
+        let result = Err(error);
+        self.done(&result);
+        result
     }
 
     pub(crate) fn done<T>(&mut self, result: &Result<T>) {

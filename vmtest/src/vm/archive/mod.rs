@@ -5,6 +5,8 @@ mod entry;
 mod name;
 mod pack;
 mod root;
+#[cfg(test)]
+mod tests;
 mod unpack;
 
 pub(super) use bridge::{Piece, PieceReader, PieceWriter, pieces};
