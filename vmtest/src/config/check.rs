@@ -336,7 +336,7 @@ impl<'a> Document<'a> {
     }
 
     fn origin(&self, span: Range<usize>) -> Origin {
-        let before = &self.text[..self.text.floor_char_boundary(span.start)];
+        let before = self.text.get(..span.start).unwrap_or_default();
         let start_of_line = before.rfind('\n').map_or(0, |at| at + 1);
         Origin {
             file: self.file.to_owned(),

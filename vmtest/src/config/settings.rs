@@ -44,7 +44,7 @@ pub struct Settings {
 }
 
 /// How guest code is executed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accel {
     /// By the processor where that truly works, else by emulation.

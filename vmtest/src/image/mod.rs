@@ -2,9 +2,11 @@
 
 mod agent;
 mod apt;
+mod bootstrap;
 mod built;
 mod busybox;
 mod cpio;
+mod debian;
 mod elf;
 mod host;
 mod initrd;
@@ -44,6 +46,7 @@ pub struct Plan {
 #[derive(Debug, Clone)]
 enum Recipe {
     Tiny(Host),
+    Debian(Host),
 }
 
 /// Plans the image that the configuration calls `name`. Reads files of the user's to know their content
@@ -57,7 +60,12 @@ pub fn plan(config: &Config, dirs: &Dirs, name: &str) -> Result<Plan> {
             let digest = tiny::digest(&host, tiny);
             (Recipe::Tiny(host), digest)
         }
-        _ => {
+        Source::Debian(debian) => {
+            let host = Host::detect()?;
+            let digest = debian::digest(&host, debian);
+            (Recipe::Debian(host), digest)
+        }
+        Source::Files(_) => {
             return Err(Error::new(
                 ErrorKind::Image,
                 format!("the image {name} cannot be made yet"),
@@ -117,6 +125,9 @@ impl Plan {
     fn fill(&self, shelf: &Shelf, dirs: &Dirs, folder: &Path, say: Say<'_>) -> Result<()> {
         let image = match (&self.recipe, &self.decl.source) {
             (Recipe::Tiny(host), Source::Tiny(decl)) => tiny::build(shelf, dirs, host, decl, folder, say)?,
+            (Recipe::Debian(host), Source::Debian(decl)) => {
+                debian::build(shelf, dirs, host, decl, folder, say)?
+            }
             _ => unreachable!("the recipe was made from this source"),
         };
         let image = Image {

@@ -1,0 +1,39 @@
+# Runs inside the new system, as its root, before the disk is made.
+set -eu
+
+echo debian >/etc/hostname
+printf '127.0.0.1 localhost\n::1 localhost ip6-localhost\n127.0.1.1 debian\n' >/etc/hosts
+printf '/dev/vda / ext4 rw,noatime 0 0\n' >/etc/fstab
+printf 'LANG=C.UTF-8\n' >/etc/default/locale
+rm -f /etc/resolv.conf
+printf '# written when the machine gets an uplink\n' >/etc/resolv.conf
+# Empty: each boot gets an id of its own, and none of them counts as the first.
+: >/etc/machine-id
+rm -f /var/lib/dbus/machine-id
+
+# The archive, as on the host that made this; nothing of how it was made.
+rm -f /etc/apt/sources.list /etc/apt/sources.list.d/* /etc/apt/apt.conf.d/99mmdebstrap /etc/dpkg/dpkg.cfg.d/99mmdebstrap
+printf '%s' "$SOURCES" >/etc/apt/sources.list.d/release.sources
+printf 'Acquire::Languages "none";\nAPT::Install-Recommends "false";\n%s' "$CHECKS" >/etc/apt/apt.conf.d/80vmtest
+rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log /var/log/bootstrap.log
+mkdir -p /var/lib/apt/lists/partial /var/cache/apt/archives/partial
+
+# A machine that lives for minutes needs no upkeep and nobody at its terminals.
+off() { for unit in "$@"; do ln -sf /dev/null "/etc/systemd/system/$unit"; done; }
+off apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer man-db.timer \
+    logrotate.timer systemd-tmpfiles-clean.timer
+off e2scrub_reap.service getty@tty1.service serial-getty@ttyS0.service console-getty.service getty-static.service
+off systemd-networkd.service systemd-networkd.socket systemd-networkd-wait-online.service
+off systemd-pstore.service systemd-machine-id-commit.service systemd-update-utmp.service \
+    systemd-update-utmp-runlevel.service systemd-random-seed.service systemd-journal-flush.service \
+    systemd-remount-fs.service systemd-binfmt.service sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount \
+    dev-mqueue.mount sys-fs-fuse-connections.mount modprobe@configfs.service modprobe@drm.service \
+    modprobe@fuse.service modprobe@efi_pstore.service systemd-udev-settle.service
+ln -sf /lib/systemd/system/multi-user.target /etc/systemd/system/default.target
+
+mkdir -p /etc/systemd/journald.conf.d /etc/systemd/system.conf.d /etc/systemd/logind.conf.d
+printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\nRateLimitIntervalSec=0\n' >/etc/systemd/journald.conf.d/vmtest.conf
+printf '[Manager]\nShowStatus=no\nDefaultTimeoutStopSec=10s\n' >/etc/systemd/system.conf.d/vmtest.conf
+printf '[Login]\nNAutoVTs=0\nReserveVT=0\n' >/etc/systemd/logind.conf.d/vmtest.conf
+
+depmod "$KERNEL"
