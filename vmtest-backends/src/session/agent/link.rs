@@ -180,9 +180,9 @@ impl Link {
 
     /// The task that sends what the kernel did not take at once.
     pub(super) async fn write_on(self: Arc<Self>) {
-        loop {
+        while self.alive().is_ok() {
             self.stuck.notified().await;
-            while !lock(&self.sending).is_empty() {
+            while self.alive().is_ok() && !lock(&self.sending).is_empty() {
                 let ready = self.stream.writable().await;
                 let done = ready.and_then(|()| {
                     self.stream
@@ -355,11 +355,20 @@ impl Link {
         }
     }
 
-    /// The connection is over.
-    fn lose(&self, why: &Error) {
-        let report = lock(&self.table).lost.get_or_insert_with(|| why.report()).clone();
-        self.end_all(&report);
+    /// The connection is over: it is closed, and everybody is told why.
+    pub(super) fn lose(&self, why: &Error) {
+        {
+            let mut table = lock(&self.table);
+            if table.lost.is_some() {
+                return;
+            }
+            table.lost = Some(why.report());
+        }
+        // If it cannot be shut down then it is down already.
+        let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
+        self.end_all(&why.report());
         self.heard.notify_waiters();
+        self.stuck.notify_one();
     }
 
     /// Why it is over; or an error, if it is.
@@ -375,17 +384,6 @@ impl Link {
         match self.alive() {
             Err(error) => error,
             Ok(()) => disconnected("the guest was restarted"),
-        }
-    }
-
-    /// Closes the connection.
-    pub(super) fn hang_up(&self) {
-        let why = disconnected("the session was closed");
-        let released = lock(&self.table).lost.is_some();
-        self.lose(&why);
-        if !released {
-            // If it cannot be shut down then it is down already.
-            let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Both);
         }
     }
 

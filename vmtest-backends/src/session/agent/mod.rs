@@ -21,7 +21,7 @@ use vmtest_agent::wire::{Frame, Parser};
 
 use super::{ANSWER_LIMIT, Exec, Process, Reader, Session, Target, Writer};
 use crate::error::{Error, ErrorKind, Result};
-use link::Link;
+use link::{Link, disconnected};
 
 pub use greeting::{Greeted, Hello};
 
@@ -53,7 +53,7 @@ struct Owner(Arc<Link>);
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.0.hang_up();
+        self.0.lose(&disconnected("the session was closed"));
     }
 }
 
