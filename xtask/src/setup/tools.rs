@@ -14,7 +14,7 @@ const OLDEST_QEMU: (u32, u32) = (7, 2);
 const VERSION_LIMIT: Duration = Duration::from_secs(60);
 /// rustup fetches two small archives.
 const COMPONENT_LIMIT: Duration = Duration::from_secs(10 * 60);
-/// 300 crates, compiled with optimisation, on two cores.
+/// Hundreds of crates, compiled with optimisation, on two cores.
 const NEXTEST_LIMIT: Duration = Duration::from_secs(45 * 60);
 
 /// `10.0.2`; an error when it is too old.
@@ -100,8 +100,8 @@ fn debian(component: &str) -> &str {
 
 async fn install_nextest(stop: &Stop) -> Result {
     say(format!(
-        "set-up: cargo-nextest is missing: building it from source, once. It is some 300 crates, compiled with \
-         optimisation: 10 minutes or more on two cores (limit {}). A cargo-nextest in PATH saves this.",
+        "set-up: cargo-nextest is missing: building it from source, once. It is some 330 crates, compiled with \
+         optimisation: some 8 minutes on two idle cores (limit {}). A cargo-nextest in PATH saves this.",
         span(NEXTEST_LIMIT)
     ));
     let mut install = cargo();
