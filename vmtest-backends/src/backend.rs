@@ -95,7 +95,7 @@ impl Snapshot {
 ///
 /// Dropping it begins its end and waits for nothing; [`kill`](Machine::kill) returns when it is gone.
 #[async_trait]
-pub trait Machine: Send + fmt::Debug {
+pub trait Machine: Send + Sync + fmt::Debug {
     /// How its guest is reached; given out once.
     fn endpoint(&mut self) -> Option<Endpoint>;
 

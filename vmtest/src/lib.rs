@@ -8,8 +8,12 @@ pub mod config;
 pub mod dirs;
 pub mod image;
 pub mod outcome;
+pub mod pool;
 pub mod prelude;
 pub mod registry;
+pub mod role;
+pub mod store;
+mod sys;
 pub mod vm;
 
 pub use outcome::{Outcome, Skip};

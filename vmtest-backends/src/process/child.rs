@@ -113,3 +113,12 @@ fn watch_fd(pid: u32) -> io::Result<(OwnedFd, AsyncFd<OwnedFd>)> {
     let readable = sys::readable(pidfd.try_clone()?)?;
     Ok((pidfd, readable))
 }
+
+/// Waits until a process that may be anybody's has ended; one that is not there has.
+pub async fn wait_for_end(pid: u32) -> io::Result<()> {
+    match watch_fd(pid) {
+        Ok((_, readable)) => readable.ready(Interest::READABLE).await.map(|_| ()),
+        Err(cause) if cause.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(()),
+        Err(cause) => Err(cause),
+    }
+}

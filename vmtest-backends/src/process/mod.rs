@@ -3,5 +3,5 @@
 mod child;
 mod spawner;
 
-pub use child::{Child, Ended};
+pub use child::{Child, Ended, wait_for_end};
 pub(crate) use spawner::spawn;

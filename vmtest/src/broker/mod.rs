@@ -1,5 +1,223 @@
-//! The process that owns the machines, spoken to over a socket.
+//! The process of a user that owns the machines on behalf of all test processes, spoken to over a socket.
+//! It knows neither tests nor how snapshots are made.
 
+mod client;
 mod link;
+mod message;
+mod server;
+mod wire;
 
+use std::ffi::OsString;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use vmtest_backends::{Error, ErrorKind, Result};
+
+use crate::config::PoolLimits;
+use crate::dirs::Dirs;
+use crate::pool::{Capacity, Pool, Want};
+use crate::role::{self, Role, Service};
+
+pub use client::Lease;
 pub use link::{Control, Leased, Link};
+pub use message::Status;
+
+use client::Refusal;
+use message::{Hello, PROTOCOL, Reply};
+
+/// The variable a broker finds its settings in.
+const SETTINGS: &str = "VMTEST_BROKER_SETTINGS";
+
+/// How often another broker is tried when one goes away before it has said anything.
+const ATTEMPTS: usize = 5;
+
+/// How long a broker may take to say how it is.
+const STATUS_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a broker may take to end all machines and itself.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+/// What a broker is told when it is started; the first client's count.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BrokerSettings {
+    /// The bounds of its pool.
+    pub pool: PoolLimits,
+    /// After how long without clients it ends.
+    pub idle: Duration,
+}
+
+/// The way to the machines: a broker, or a pool in this process. A cheap handle.
+#[derive(Debug, Clone)]
+pub struct Broker(Way);
+
+#[derive(Debug, Clone)]
+enum Way {
+    Service(Service, Dirs),
+    Here(Pool),
+}
+
+impl Broker {
+    /// The user's broker; nothing is started yet.
+    pub fn of_user(dirs: &Dirs, settings: BrokerSettings) -> Result<Self> {
+        Ok(Self(Way::Service(service(dirs, Some(settings))?, dirs.clone())))
+    }
+
+    /// A pool in this process, which ends with it.
+    pub fn in_process(dirs: &Dirs, settings: BrokerSettings) -> Result<Self> {
+        Ok(Self(Way::Here(Pool::open(dirs, settings.pool)?)))
+    }
+
+    /// Leases a machine. Must be called on a tokio runtime with I/O and time, which serves the lease.
+    pub async fn lease(&self, want: Want) -> Result<Lease> {
+        let hello = Hello::Lease(Box::new(want));
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            match Lease::ask(self.connect().await?, &hello).await {
+                Ok(lease) => return Ok(lease),
+                Err(Refusal::Error(error)) => return Err(error),
+                Err(Refusal::Gone(cause)) => {
+                    self.after_loss();
+                    last = Some(cause);
+                }
+            }
+        }
+        let error = Error::new(
+            ErrorKind::Broker,
+            format!("no broker stayed for an answer in {ATTEMPTS} attempts"),
+        );
+        let error = last.map_or(error, |cause| {
+            Error::new(ErrorKind::Broker, "no broker stayed for an answer").because(cause)
+        });
+        Err(error.with_console(self.log_tail()))
+    }
+
+    /// Sweeps what a broker that was killed left behind: its clients outlive it.
+    pub fn after_loss(&self) {
+        if let Way::Service(service, dirs) = &self.0 {
+            // Best effort: the next broker sweeps as well, and its errors are told.
+            let _ = service.clear_if_dead();
+            let _ = Capacity::open(dirs, PoolLimits::default()).and_then(|capacity| capacity.sweep());
+        }
+    }
+
+    /// Ends all machines of a pool in this process; a broker goes on.
+    pub async fn drain(&self, limit: Duration) -> Result<()> {
+        match &self.0 {
+            Way::Service(..) => Ok(()),
+            Way::Here(pool) => pool.drain(limit).await,
+        }
+    }
+
+    async fn connect(&self) -> Result<UnixStream> {
+        match &self.0 {
+            Way::Service(service, _) => {
+                let service = service.clone();
+                let connected = tokio::task::spawn_blocking(move || service.connect()).await;
+                connected.unwrap_or_else(|cause| {
+                    Err(Error::new(ErrorKind::Broker, "the connecting thread was lost").because(cause))
+                })
+            }
+            Way::Here(pool) => {
+                let pair = UnixStream::pair();
+                let (ours, theirs) = pair
+                    .map_err(|cause| Error::new(ErrorKind::Broker, "no socket to be had").because(cause))?;
+                server::serve_here(theirs, pool.clone());
+                Ok(ours)
+            }
+        }
+    }
+
+    fn log_tail(&self) -> String {
+        match &self.0 {
+            Way::Service(service, _) => role::log_tail(&service.log()),
+            Way::Here(_) => String::new(),
+        }
+    }
+}
+
+/// Runs the broker in this process until it is idle or told to stop.
+pub fn run(listener: UnixListener) -> Result<()> {
+    let dirs = Dirs::from_env()?;
+    let settings = std::env::var(SETTINGS).unwrap_or_default();
+    let settings: BrokerSettings = serde_json::from_str(&settings).map_err(|cause| {
+        Error::new(
+            ErrorKind::Broker,
+            format!("{SETTINGS} does not hold a broker's settings"),
+        )
+        .because(cause)
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime =
+        runtime.map_err(|cause| Error::new(ErrorKind::Broker, "no runtime to be had").because(cause))?;
+    runtime.block_on(async {
+        let pool = Pool::open(&dirs, settings.pool)?;
+        server::serve(listener, pool, &service(&dirs, None)?, settings.idle).await
+    })
+}
+
+/// How the user's broker is, if one runs.
+pub async fn status(dirs: &Dirs) -> Result<Option<Status>> {
+    match converse(dirs, &Hello::Status, STATUS_LIMIT).await? {
+        None => Ok(None),
+        Some(Reply::Status(status)) => Ok(Some(status)),
+        Some(_) => Err(Error::new(
+            ErrorKind::Broker,
+            "the broker said something else than was asked",
+        )),
+    }
+}
+
+/// Ends the user's broker and all its machines; tells whether one ran.
+pub async fn stop(dirs: &Dirs) -> Result<bool> {
+    let reply = converse(dirs, &Hello::Stop, STOP_LIMIT).await?;
+    match reply {
+        Some(Reply::Failed(report)) => Err(report.into()),
+        other => Ok(other.is_some()),
+    }
+}
+
+async fn converse(dirs: &Dirs, hello: &Hello, limit: Duration) -> Result<Option<Reply>> {
+    let service = service(dirs, None)?;
+    let Some(stream) = service.find() else {
+        service.clear_if_dead()?;
+        return Ok(None);
+    };
+    let broken = |cause: std::io::Error| Error::new(ErrorKind::Broker, "the broker was asked").because(cause);
+    let talk = async {
+        let (mut reader, mut writer) = wire::split(stream)?;
+        writer.send(hello, None).await?;
+        let reply = reader.next::<Reply>().await?;
+        // Its end is waited for where it ends.
+        if matches!(hello, Hello::Stop) {
+            while reader.next::<Reply>().await?.is_some() {}
+        }
+        Ok(reply)
+    };
+    match tokio::time::timeout(limit, talk).await {
+        Ok(reply) => reply.map_err(broken),
+        Err(_) => Err(Error::new(
+            ErrorKind::TimedOut,
+            format!("the broker did not answer within {} s", limit.as_secs()),
+        )),
+    }
+}
+
+/// The protocol and the engines' features are in the name: who cannot understand each other does not meet.
+fn service(dirs: &Dirs, settings: Option<BrokerSettings>) -> Result<Service> {
+    let env = match settings {
+        Some(settings) => {
+            let text = serde_json::to_string(&settings).map_err(|cause| {
+                Error::new(ErrorKind::Broker, "settings that cannot be told").because(cause)
+            })?;
+            vec![(OsString::from(SETTINGS), OsString::from(text))]
+        }
+        None => Vec::new(),
+    };
+    let name = format!(
+        "broker-{PROTOCOL}-{}-{}",
+        env!("CARGO_PKG_VERSION"),
+        crate::pool::names().join("+")
+    );
+    Ok(Service::new(dirs, Role::Broker, &name, env))
+}

@@ -87,6 +87,15 @@ pub struct PoolLimits {
     pub cpus: Option<u32>,
 }
 
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self {
+            memory: MemoryLimit::Percent(75),
+            cpus: None,
+        }
+    }
+}
+
 /// A bound on memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -111,10 +120,7 @@ impl Default for Settings {
             boot_timeout: Duration::from_secs(120),
             lease_timeout: Duration::from_secs(10 * 60),
             timeout_factor: 1.0,
-            pool: PoolLimits {
-                memory: MemoryLimit::Percent(75),
-                cpus: None,
-            },
+            pool: PoolLimits::default(),
             warm: None,
             idle: Duration::from_secs(10 * 60),
         }

@@ -1,0 +1,231 @@
+//! What this process is: a test, or one of the processes that serve tests. The broker and the builders are
+//! the very program that holds the tests, started again under a role.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use vmtest_backends::{Error, ErrorKind, Result};
+
+use crate::dirs::Dirs;
+use crate::sys;
+
+/// The variable that names the role. It is believed only when the process was also given a listening
+/// socket, so that a stray one does no harm.
+const VARIABLE: &str = "VMTEST_ROLE";
+
+/// The longest path a unix socket can have, in bytes.
+const SOCKET_PATH_LIMIT: usize = 107;
+
+/// What this process is besides a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Owns the machines.
+    Broker,
+    /// Makes one image or snapshot.
+    Build,
+}
+
+impl Role {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Broker => "broker",
+            Self::Build => "build",
+        }
+    }
+}
+
+/// The role this process was started in, with its socket. To be asked once, before anything else.
+pub fn take() -> Option<(Role, UnixListener)> {
+    let role = match env::var(VARIABLE).ok()?.as_str() {
+        "broker" => Role::Broker,
+        "build" => Role::Build,
+        _ => return None,
+    };
+    Some((role, sys::inherited_listener()?))
+}
+
+/// How this program is started again so that it asks for its role: the arguments it needs for that.
+static ENTRY: OnceLock<Vec<OsString>> = OnceLock::new();
+
+/// Says that this program, started with `args`, asks for its role first. The first word counts.
+pub fn enter_by(args: Vec<OsString>) {
+    // Every later entry leads to the same question.
+    let _ = ENTRY.set(args);
+}
+
+/// Whether processes with a role can be started from this one.
+pub fn can_start() -> bool {
+    ENTRY.get().is_some()
+}
+
+/// A process with a role, found by its socket.
+#[derive(Debug, Clone)]
+pub struct Service {
+    role: Role,
+    name: String,
+    folder: PathBuf,
+    env: Vec<(OsString, OsString)>,
+}
+
+impl Service {
+    /// The service `name` of that role; `env` is what it gets to know when it is started.
+    pub fn new(dirs: &Dirs, role: Role, name: &str, env: Vec<(OsString, OsString)>) -> Self {
+        let folder = dirs.runtime().to_owned();
+        Self {
+            role,
+            name: name.to_owned(),
+            folder,
+            env,
+        }
+    }
+
+    /// A connection to the service if it runs.
+    pub fn find(&self) -> Option<UnixStream> {
+        UnixStream::connect(self.socket()).ok()
+    }
+
+    /// A connection to the service, which is started if it does not run; however many processes ask at
+    /// once, one is started.
+    pub fn connect(&self) -> Result<UnixStream> {
+        let failed = |what: &str| {
+            Error::new(
+                ErrorKind::Broker,
+                format!("the {} process {what}", self.role.as_str()),
+            )
+        };
+        if let Some(stream) = self.find() {
+            return Ok(stream);
+        }
+        let _lock = self.lock()?;
+        if let Some(stream) = self.find() {
+            return Ok(stream);
+        }
+        let listener = self.bind()?;
+        self.start(&listener)
+            .map_err(|cause| failed("could not be started").because(cause))?;
+        // It need not even be up: the socket listens already.
+        UnixStream::connect(self.socket()).map_err(|cause| failed("could not be reached").because(cause))
+    }
+
+    /// Takes the right to start or to end the service; given back by the kernel with the file.
+    pub fn lock(&self) -> Result<File> {
+        let path = self.folder.join(format!("{}.lock", self.name));
+        let failed = |cause| crate::store::unusable(&path, "cannot be locked", cause);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path);
+        let file = file.map_err(failed)?;
+        file.lock().map_err(failed)?;
+        Ok(file)
+    }
+
+    /// Removes the socket; the lock must be held.
+    pub fn unlink(&self) {
+        // It may be gone already.
+        let _ = std::fs::remove_file(self.socket());
+    }
+
+    /// Removes the socket if nobody listens on it any more.
+    pub fn clear_if_dead(&self) -> Result<()> {
+        let _lock = self.lock()?;
+        if self.find().is_none() {
+            self.unlink();
+        }
+        Ok(())
+    }
+
+    /// Where the process writes what it has to say.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join(format!("{}.log", self.name))
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.join(format!("{}.sock", self.name))
+    }
+
+    fn bind(&self) -> Result<UnixListener> {
+        let path = self.socket();
+        if path.as_os_str().len() > SOCKET_PATH_LIMIT {
+            let text = format!(
+                "the socket path {} is longer than {SOCKET_PATH_LIMIT} bytes; a shorter VMTEST_DIR or \
+                 XDG_RUNTIME_DIR helps",
+                path.display()
+            );
+            return Err(Error::new(ErrorKind::Broker, text));
+        }
+        self.unlink();
+        UnixListener::bind(&path).map_err(|cause| crate::store::unusable(&path, "cannot be bound", cause))
+    }
+
+    fn start(&self, listener: &UnixListener) -> io::Result<()> {
+        let args = ENTRY
+            .get()
+            .ok_or_else(|| io::Error::other("this program takes no roles: call vmtest::init() first"))?;
+        let log = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(self.log())?;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .args(args)
+            .env_clear()
+            .envs(inherited_env())
+            .envs(self.env.iter().cloned());
+        command.env(VARIABLE, self.role.as_str()).current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        sys::detach(&mut command, listener);
+        let status = command.spawn()?.wait()?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other("it could not be detached"))
+        }
+    }
+}
+
+/// What a process with a role may know of the environment it was started from: where things are, and what
+/// lets a CI runner find and end it.
+fn inherited_env() -> Vec<(OsString, OsString)> {
+    const KEPT: [&str; 14] = [
+        "PATH",
+        "HOME",
+        "USER",
+        "LANG",
+        "TZ",
+        "TMPDIR",
+        "LD_LIBRARY_PATH",
+        "XDG_CACHE_HOME",
+        "XDG_RUNTIME_DIR",
+        "VMTEST_DIR",
+        "RUNNER_TRACKING_ID",
+        "RUST_BACKTRACE",
+        "http_proxy",
+        "https_proxy",
+    ];
+    let mut env: Vec<_> = KEPT
+        .iter()
+        .filter_map(|name| Some(((*name).into(), env::var_os(name)?)))
+        .collect();
+    // Coverage data of a process that is killed would be damaged.
+    env.push(("LLVM_PROFILE_FILE".into(), "/dev/null".into()));
+    env
+}
+
+/// The end of a service's log, for an error about it.
+pub fn log_tail(path: &Path) -> String {
+    let text = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(10)..].join("\n")
+}
