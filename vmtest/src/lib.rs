@@ -12,12 +12,14 @@ pub mod pool;
 pub mod prelude;
 pub mod registry;
 pub mod role;
+mod runner;
 pub mod store;
 mod sys;
 pub mod vm;
 
 pub use outcome::{Outcome, Skip};
 pub use registry::{Case, cases, snapshots};
+pub use runner::{ERRORED, init, run};
 pub use vm::Vm;
 pub use vmtest_backends::{Error, ErrorKind, Result};
 pub use vmtest_macros::{test, vm_snapshot, vm_test};

@@ -26,7 +26,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Lease {
     leased: Leased,
-    session: AgentSession,
+    session: Arc<AgentSession>,
     holder: Arc<Holder>,
     reading: tokio::task::JoinHandle<()>,
 }
@@ -65,6 +65,7 @@ impl Lease {
             .take_fd()
             .ok_or_else(|| broken("the broker gave no way into the guest"))?;
         let session = AgentSession::adopt(fd.into(), leased.next_channel).map_err(Refusal::Error)?;
+        let session = Arc::new(session);
         let (tell, life) = watch::channel(Life::Running);
         let waiting = Waiting::default();
         let reading = tokio::spawn(read(reader, Arc::clone(&waiting), tell));
@@ -89,7 +90,7 @@ impl Lease {
     }
 
     /// The way into the guest.
-    pub fn session(&self) -> &AgentSession {
+    pub fn session(&self) -> &Arc<AgentSession> {
         &self.session
     }
 

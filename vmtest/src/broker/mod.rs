@@ -5,7 +5,7 @@ mod client;
 mod link;
 mod message;
 mod server;
-mod wire;
+pub(crate) mod wire;
 
 use std::ffi::OsString;
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 const LINE_LIMIT: usize = 4 << 20;
 
 /// The two ends of a connection.
-pub(super) fn split(stream: std::os::unix::net::UnixStream) -> io::Result<(Reader, Writer)> {
+pub(crate) fn split(stream: std::os::unix::net::UnixStream) -> io::Result<(Reader, Writer)> {
     stream.set_nonblocking(true)?;
     let stream = Arc::new(UnixStream::from_std(stream)?);
     let reader = Reader {
@@ -33,7 +33,7 @@ pub(super) fn split(stream: std::os::unix::net::UnixStream) -> io::Result<(Reade
 
 /// Reads lines and the descriptors beside them.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     stream: Arc<UnixStream>,
     buffer: Vec<u8>,
     /// How far no end of a line was found.
@@ -43,7 +43,7 @@ pub(super) struct Reader {
 
 impl Reader {
     /// The next message; `None` at the end. May be cancelled without loss.
-    pub(super) async fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+    pub(crate) async fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
         loop {
             if let Some(at) = self.buffer[self.scanned..].iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=self.scanned + at).collect();
@@ -66,7 +66,7 @@ impl Reader {
     }
 
     /// The descriptor that came beside the last message.
-    pub(super) fn take_fd(&mut self) -> Option<OwnedFd> {
+    pub(crate) fn take_fd(&mut self) -> Option<OwnedFd> {
         self.fds.pop_front()
     }
 
@@ -104,13 +104,13 @@ impl Reader {
 
 /// Writes lines. Not to be shared by two who write at once.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     stream: Arc<UnixStream>,
 }
 
 impl Writer {
     /// Sends a message, with a descriptor beside it.
-    pub(super) async fn send<T: Serialize>(
+    pub(crate) async fn send<T: Serialize>(
         &mut self,
         message: &T,
         fd: Option<BorrowedFd<'_>>,
@@ -137,7 +137,7 @@ impl Writer {
     }
 
     /// Whether the other end belongs to this user.
-    pub(super) fn peer_is_us(&self) -> bool {
+    pub(crate) fn peer_is_us(&self) -> bool {
         let peer = rustix::net::sockopt::socket_peercred(&*self.stream);
         peer.is_ok_and(|peer| peer.uid == rustix::process::geteuid())
     }

@@ -29,6 +29,7 @@ pub struct Held {
     graveyard: Graveyard,
     snapshot: Option<String>,
     warm: bool,
+    first: bool,
 }
 
 #[derive(Debug)]
@@ -58,6 +59,16 @@ impl Held {
     /// Whether it waited ready.
     pub fn warm(&self) -> bool {
         self.warm
+    }
+
+    /// Whether it is the first of its run of tests.
+    pub fn first(&self) -> bool {
+        self.first
+    }
+
+    pub(super) fn of_run(mut self, first: bool) -> Self {
+        self.first = first;
+        self
     }
 
     /// How long each step of its making took.
@@ -132,6 +143,7 @@ impl Graveyard {
             graveyard: self.clone(),
             snapshot,
             warm,
+            first: false,
         }
     }
 

@@ -143,7 +143,7 @@ impl Pool {
 
     /// A machine, when there is a place for it.
     pub async fn acquire(&self, want: Want) -> Result<Held> {
-        self.watch_run(want.run);
+        let first = self.watch_run(want.run);
         let forked = matches!(want.origin, Origin::Fork(_)) && want.purpose == Use::Leaf;
         let (fresh, warm) = if forked {
             self.next_of_line(&want).await?
@@ -151,7 +151,11 @@ impl Pool {
             let slot = self.place(&want).await?;
             (self.make(&want, slot).await?, false)
         };
-        Ok(self.0.graveyard.hold(fresh, warm, snapshot_key(&want)))
+        Ok(self
+            .0
+            .graveyard
+            .hold(fresh, warm, snapshot_key(&want))
+            .of_run(first))
     }
 
     /// Ends all warm forks and waits, for at most `limit`, until nothing is left of any machine that was

@@ -75,10 +75,10 @@ impl Pool {
         });
     }
 
-    /// Watches a run that was not seen before.
-    pub(super) fn watch_run(&self, run: Run) {
+    /// Watches a run that was not seen before; tells whether it was not.
+    pub(super) fn watch_run(&self, run: Run) -> bool {
         if !self.state().runs.watched.insert(run) {
-            return;
+            return false;
         }
         let pool = self.clone();
         tokio::spawn(async move {
@@ -89,6 +89,7 @@ impl Pool {
             tokio::time::sleep(AFTER_RUN).await;
             pool.forget_run(run);
         });
+        true
     }
 
     fn forget_run(&self, run: Run) {

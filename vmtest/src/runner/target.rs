@@ -1,0 +1,214 @@
+//! Something that has to be made before a test can run, and the waiting for whoever makes it.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use vmtest_backends::error::Report;
+use vmtest_backends::{Error, ErrorKind, Result};
+
+use crate::broker::wire;
+use crate::pool::Run;
+use crate::role::{self, Role, Service};
+use crate::runner::setup::Setup;
+
+/// The variable a builder finds its target in.
+pub(super) const TARGET: &str = "VMTEST_BUILD_TARGET";
+
+/// How often a builder that vanished is replaced, before that counts as an error.
+const ATTEMPTS: usize = 3;
+
+/// An image or a snapshot, by the key of everything that goes into it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Target {
+    /// The image.
+    pub(super) image: String,
+    /// The snapshot; without one the image itself is meant.
+    pub(super) snapshot: Option<String>,
+    /// Memory in MiB and virtual CPUs of the machine.
+    pub(super) shape: (u32, u32),
+    /// The engine asked for.
+    pub(super) backend: Option<String>,
+    /// Its key: who makes it must come to the same.
+    pub(super) key: String,
+    /// The run of tests that began the building.
+    pub(super) run: Run,
+}
+
+impl Target {
+    /// `image debian`, `snapshot debian/ready`.
+    pub(super) fn title(&self) -> String {
+        match &self.snapshot {
+            Some(snapshot) => format!("snapshot {}/{snapshot}", self.image),
+            None => format!("image {}", self.image),
+        }
+    }
+}
+
+/// What a waiter says first.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Wait {
+    /// The run of tests it belongs to.
+    pub(super) run: String,
+}
+
+/// What a builder says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum News {
+    /// How it goes.
+    Progress(String),
+    /// It is there.
+    Built,
+    /// It could not be made.
+    Failed(Report),
+}
+
+/// Waits until the target has been made, by a process of its own that goes on when this one is killed.
+pub(super) async fn obtain(setup: &Setup, target: &Target, say: &(dyn Fn(&str) + Send + Sync)) -> Result<()> {
+    let limit = setup.config.settings().build_timeout;
+    match tokio::time::timeout(limit, wait_for_builder(setup, target, say)).await {
+        Ok(result) => result,
+        Err(_) => {
+            let text = format!(
+                "{} was not there within {} s (build_timeout)",
+                target.title(),
+                limit.as_secs()
+            );
+            Err(Error::new(ErrorKind::TimedOut, text))
+        }
+    }
+}
+
+async fn wait_for_builder(setup: &Setup, target: &Target, say: &(dyn Fn(&str) + Send + Sync)) -> Result<()> {
+    let run = run_name(target.run);
+    let service = service(setup, target)?;
+    for _ in 0..ATTEMPTS {
+        if let Some(report) = Failures::of(setup, &target.key)?.told_to(&run) {
+            return Err(Error::from(report));
+        }
+        let (starting, name) = (service.clone(), target.title());
+        let stream = tokio::task::spawn_blocking(move || starting.connect()).await;
+        let stream = stream
+            .map_err(|cause| Error::new(ErrorKind::Build, format!("{name}: no builder")).because(cause))??;
+        let heard = listen(stream, &run, say).await;
+        if let Ok(Some(result)) = heard {
+            return result;
+        }
+        let cleared = service.clone();
+        // A socket nobody listens on is replaced by the next start as well.
+        let _ = tokio::task::spawn_blocking(move || cleared.clear_if_dead()).await;
+    }
+    let text = format!("{}: its builder vanished {ATTEMPTS} times", target.title());
+    Err(Error::new(ErrorKind::Build, text).because(role::log_tail(&service.log())))
+}
+
+/// What the builder told in the end; `None` when it vanished.
+async fn listen(
+    stream: std::os::unix::net::UnixStream,
+    run: &str,
+    say: &(dyn Fn(&str) + Send + Sync),
+) -> std::io::Result<Option<Result<()>>> {
+    let (mut reader, mut writer) = wire::split(stream)?;
+    writer.send(&Wait { run: run.to_owned() }, None).await?;
+    while let Some(news) = reader.next::<News>().await? {
+        match news {
+            News::Progress(line) => say(&line),
+            News::Built => return Ok(Some(Ok(()))),
+            News::Failed(report) => return Ok(Some(Err(report.into()))),
+        }
+    }
+    Ok(None)
+}
+
+/// The builder of a target. It is told everything that may go into the key besides files: our own
+/// variables, and those that snapshot functions name.
+pub(super) fn service(setup: &Setup, target: &Target) -> Result<Service> {
+    let text = serde_json::to_string(target)
+        .map_err(|cause| Error::new(ErrorKind::Build, "a target that cannot be told").because(cause))?;
+    let mut vars: Vec<(OsString, OsString)> = vec![(TARGET.into(), text.into())];
+    let named: Vec<String> = crate::registry::snapshots()
+        .into_iter()
+        .flat_map(|function| function.options().env)
+        .collect();
+    for (name, value) in env::vars_os() {
+        let text = name.to_string_lossy();
+        let ours = text.starts_with("VMTEST_") && text != TARGET && text != "VMTEST_ROLE";
+        if ours || text == "CARGO_MANIFEST_DIR" || text == "CI" || named.iter().any(|known| *known == text) {
+            vars.push((name, value));
+        }
+    }
+    let name = format!("build-{}", &target.key[..target.key.len().min(16)]);
+    Ok(Service::new(&setup.dirs, Role::Build, &name, vars))
+}
+
+/// The name of a run, the same in all its processes.
+pub(super) fn run_name(run: Run) -> String {
+    match env::var("NEXTEST_RUN_ID") {
+        Ok(id) if !id.is_empty() => id,
+        _ => format!("{}-{}", run.pid, run.started),
+    }
+}
+
+/// A failure that was told to some runs already: it is not tried again for them.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Failures {
+    runs: Vec<String>,
+    report: Option<Report>,
+    #[serde(skip)]
+    path: PathBuf,
+}
+
+/// How many runs are remembered with a failure.
+const RUNS_KEPT: usize = 64;
+
+/// How long a failure is remembered, should a run last longer.
+const FAILURE_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Failures {
+    pub(super) fn of(setup: &Setup, key: &str) -> Result<Self> {
+        let path = setup.dirs.in_cache("failures")?.join(format!("{key}.json"));
+        let fresh = fs::metadata(&path)
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age < FAILURE_KEPT));
+        // A note that cannot be read only costs another attempt.
+        let known = fs::read(&path).ok().filter(|_| fresh);
+        let known = known.and_then(|text| serde_json::from_slice::<Self>(&text).ok());
+        Ok(Self {
+            path,
+            ..known.unwrap_or_default()
+        })
+    }
+
+    fn told_to(&self, run: &str) -> Option<Report> {
+        self.report
+            .clone()
+            .filter(|_| self.runs.iter().any(|known| known == run))
+    }
+
+    /// Remembers a failure for these runs.
+    pub(super) fn remember(
+        mut self,
+        runs: impl IntoIterator<Item = String>,
+        report: &Report,
+    ) -> std::io::Result<()> {
+        self.runs.extend(runs);
+        let excess = self.runs.len().saturating_sub(RUNS_KEPT);
+        self.runs.drain(..excess);
+        self.report = Some(report.clone());
+        let partial = self
+            .path
+            .with_extension(format!("partial-{}", std::process::id()));
+        fs::write(&partial, serde_json::to_vec(&self)?)?;
+        fs::rename(&partial, &self.path)
+    }
+
+    /// Forgets it: the thing was made after all.
+    pub(super) fn forget(&self) {
+        // Usually there is none.
+        let _ = fs::remove_file(&self.path);
+    }
+}
