@@ -1,27 +1,21 @@
 //! A program to run in the guest.
 
 use std::fmt;
-use std::io;
 use std::pin::Pin;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use vmtest_backends::session::{Exec, Exit, Reader, Writer};
+use tokio::io::AsyncWriteExt as _;
+use vmtest_backends::session::{Exec, Exit, Writer};
 use vmtest_backends::{Error, ErrorKind, Result};
 
 use super::Vm;
+use super::capture::Capture;
 use super::child::{Child, Launch, Line, Source};
 use super::output::Output;
 use super::transcript::Recording;
 
-/// The largest output that is collected, in bytes, of each of the two; more is an error that says so.
-const OUTPUT_LIMIT: usize = 256 * 1024 * 1024;
-
 /// How much of each output is kept, its end, where it is streamed; in bytes.
 const STREAMED_KEPT: usize = 64 * 1024;
-
-/// How much is moved at once, in bytes.
-const PIECE: usize = 64 * 1024;
 
 /// The longest text of a command in messages, in characters.
 const SHOWN: usize = 500;
@@ -348,74 +342,6 @@ async fn feed(stdin: Option<Writer>, input: Option<Vec<u8>>) {
     };
     if stdin.write_all(&input).await.is_ok() {
         let _ = stdin.shutdown().await;
-    }
-}
-
-/// What is kept of an output.
-#[derive(Debug)]
-pub(super) struct Capture {
-    pub(super) kept: Vec<u8>,
-    /// All bytes that came.
-    seen: u64,
-    /// Why not all came, if so.
-    broken: Option<io::Error>,
-    limit: usize,
-    /// Whether the end is kept where the limit is reached; an error otherwise.
-    tail: bool,
-}
-
-impl Capture {
-    fn all() -> Self {
-        Self {
-            kept: Vec::new(),
-            seen: 0,
-            broken: None,
-            limit: OUTPUT_LIMIT,
-            tail: false,
-        }
-    }
-
-    pub(super) fn tail(limit: usize) -> Self {
-        Self {
-            limit,
-            tail: true,
-            ..Self::all()
-        }
-    }
-
-    pub(super) async fn fill(&mut self, reader: Option<Reader>) -> Result<()> {
-        let Some(mut reader) = reader else {
-            return Ok(());
-        };
-        let mut piece = Vec::with_capacity(PIECE);
-        loop {
-            piece.clear();
-            match reader.read_buf(&mut piece).await {
-                Ok(0) => return Ok(()),
-                Ok(_) => self.push(&piece)?,
-                Err(cause) => {
-                    // The end of the program tells more, and comes at once.
-                    self.broken = Some(cause);
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        self.seen += bytes.len() as u64;
-        self.kept.extend_from_slice(bytes);
-        if !self.tail && self.kept.len() > self.limit {
-            let mib = self.limit / (1024 * 1024);
-            let what =
-                format!("a process wrote more than the {mib} MiB that are collected; stream it instead");
-            return Err(Error::new(ErrorKind::Exec, what));
-        }
-        // Cut rarely: each cut moves what is kept.
-        if self.tail && self.kept.len() > 2 * self.limit {
-            self.kept.drain(..self.kept.len() - self.limit);
-        }
-        Ok(())
     }
 }
 

@@ -12,8 +12,9 @@ use vmtest_backends::{Error, ErrorKind, Result};
 
 use super::Vm;
 use super::archive::{Exact, Piece, PieceReader, PieceWriter, Refusal, pack, pieces, unpack};
+use super::capture::Capture;
 use super::child::{Child, Launch, SIGKILL};
-use super::command::Capture;
+
 use super::file::{WRITE, absolute, not_moved, octal};
 use super::task::Task;
 

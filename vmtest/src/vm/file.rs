@@ -27,7 +27,7 @@ if [ -e "$target" ]; then
     [ -n "$mode" ] || mode=$(stat -c %a "$target") || fail
 fi
 cat >"$partial" || fail
-[ "$(wc -c <"$partial")" -eq "$size" ] || fail "$target: the input broke off"
+[ "$(stat -c %s "$partial")" = "$size" ] || fail "$target: the input broke off"
 chmod "${mode:-644}" "$partial" || fail
 mv -f "$partial" "$target" 2>/dev/null || { cat "$partial" >"$target" && rm -f "$partial"; } || fail
 "#;

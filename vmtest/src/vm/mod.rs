@@ -12,6 +12,7 @@
 //! on while a body blocks its thread (forwards, output, time limits) is done on the I/O runtime.
 
 mod archive;
+mod capture;
 mod child;
 mod command;
 mod copy;
