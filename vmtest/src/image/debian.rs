@@ -27,10 +27,10 @@ const DISK: &str = "disk.raw";
 /// What the command line has besides that of `tiny`.
 const ROOT: &str = "root=/dev/vda rw";
 
-/// Ends when systemd has started everything, well or not. The agent answers before systemd is there to be
-/// asked; nothing tells of its socket, so it is looked for.
+/// Ends when systemd has started everything, well or not, and no device is being set up any more. The agent
+/// answers before systemd is there to be asked; nothing tells of its socket, so it is looked for.
 const READY: &str = "until [ -S /run/systemd/private ]; do sleep 0.05; done; \
-                     exec systemctl is-system-running --wait";
+                     systemctl is-system-running --wait; udevadm settle --timeout=30";
 
 /// The content key of the image.
 pub(super) fn digest(host: &Host, decl: &DebianDecl) -> String {

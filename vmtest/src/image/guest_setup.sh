@@ -29,11 +29,23 @@ off systemd-pstore.service systemd-machine-id-commit.service systemd-update-utmp
     systemd-remount-fs.service systemd-binfmt.service sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount \
     dev-mqueue.mount sys-fs-fuse-connections.mount modprobe@configfs.service modprobe@drm.service \
     modprobe@fuse.service modprobe@efi_pstore.service systemd-udev-settle.service
+off modprobe@dm_mod.service modprobe@loop.service
 ln -sf /lib/systemd/system/multi-user.target /etc/systemd/system/default.target
 
 mkdir -p /etc/systemd/journald.conf.d /etc/systemd/system.conf.d /etc/systemd/logind.conf.d
 printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\nRateLimitIntervalSec=0\n' >/etc/systemd/journald.conf.d/vmtest.conf
 printf '[Manager]\nShowStatus=no\nDefaultTimeoutStopSec=10s\n' >/etc/systemd/system.conf.d/vmtest.conf
 printf '[Login]\nNAutoVTs=0\nReserveVT=0\n' >/etc/systemd/logind.conf.d/vmtest.conf
+
+# Loaded by name when wanted, not because the emulated hardware could use them: seconds of each boot.
+for module in aesni_intel ahci crc32_pclmul crc32c_intel crct10dif_pclmul evdev ghash_clmulni_intel iTCO_wdt i2c_i801 \
+    intel_agp kvm_amd kvm_intel lpc_ich pcspkr polyval_clmulni psmouse qemu_fw_cfg serio_raw sha1_ssse3 sha256_ssse3 \
+    sha512_ssse3; do
+    echo "blacklist $module"
+done >/etc/modprobe.d/vmtest.conf
+
+# One kind of host key: each costs the start of the server and of every connection.
+rm -f /etc/ssh/ssh_host_rsa_key* /etc/ssh/ssh_host_ecdsa_key*
+printf 'HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\n' >/etc/ssh/sshd_config.d/vmtest.conf
 
 depmod "$KERNEL"

@@ -7,12 +7,17 @@ mod built;
 mod busybox;
 mod cpio;
 mod debian;
+mod disk;
 mod elf;
+mod fetch;
+mod files;
+mod hashes;
 mod host;
 mod initrd;
 mod kernel;
 mod key;
 mod modules;
+mod seed;
 mod shelf;
 mod sources;
 mod tiny;
@@ -25,7 +30,7 @@ use std::time::Instant;
 use vmtest_backends::spec::Image;
 use vmtest_backends::{Error, ErrorKind, Result};
 
-use crate::config::{Config, ImageDecl, Source};
+use crate::config::{Config, DebianDecl, FilesDecl, ImageDecl, Source, TinyDecl};
 use crate::dirs::Dirs;
 
 use host::Host;
@@ -45,34 +50,32 @@ pub struct Plan {
 /// How the image is made.
 #[derive(Debug, Clone)]
 enum Recipe {
-    Tiny(Host),
-    Debian(Host),
+    Tiny(Host, TinyDecl),
+    Debian(Host, DebianDecl),
+    Files(FilesDecl),
 }
 
-/// Plans the image that the configuration calls `name`. Reads files of the user's to know their content
-/// the first time it sees them (the hash is remembered in the cache), and builds nothing.
+/// Plans the image that the configuration calls `name`, and builds nothing. Files of the user's are read to
+/// know their content the first time they are seen; the hash is remembered in the cache.
 pub fn plan(config: &Config, dirs: &Dirs, name: &str) -> Result<Plan> {
-    let _ = dirs;
     let decl = config.image(name)?.clone();
-    let (recipe, digest) = match &decl.source {
-        Source::Tiny(tiny) => {
-            let host = Host::detect()?;
-            let digest = tiny::digest(&host, tiny);
-            (Recipe::Tiny(host), digest)
-        }
-        Source::Debian(debian) => {
-            let host = Host::detect()?;
-            let digest = debian::digest(&host, debian);
-            (Recipe::Debian(host), digest)
-        }
-        Source::Files(_) => {
-            return Err(Error::new(
-                ErrorKind::Image,
-                format!("the image {name} cannot be made yet"),
-            ));
-        }
+    let recipe = match &decl.source {
+        Source::Tiny(tiny) => Recipe::Tiny(Host::detect()?, tiny.clone()),
+        Source::Debian(debian) => Recipe::Debian(Host::detect()?, debian.clone()),
+        Source::Files(files) => Recipe::Files(files.clone()),
     };
+    let digest = recipe.digest(dirs, &decl)?;
     Ok(Plan { decl, digest, recipe })
+}
+
+impl Recipe {
+    fn digest(&self, dirs: &Dirs, decl: &ImageDecl) -> Result<String> {
+        match self {
+            Self::Tiny(host, tiny) => Ok(tiny::digest(host, tiny)),
+            Self::Debian(host, debian) => Ok(debian::digest(host, debian)),
+            Self::Files(files) => files::digest(dirs, decl, files),
+        }
+    }
 }
 
 impl Plan {
@@ -103,38 +106,35 @@ impl Plan {
                 begin.elapsed().as_secs_f64()
             ))
         };
-        let failed =
-            |cause: Error| Error::new(cause.kind(), format!("{what} could not be made")).because(cause);
+        let usable = || self.found(&shelf).is_ok_and(|image| image.is_some());
+        let fill = |folder: &Path| self.fill(&shelf, dirs, folder, &timed);
         shelf
-            .get(&self.digest, &what, &timed, &|folder| {
-                self.fill(&shelf, dirs, folder, &timed)
-            })
-            .map_err(failed)?;
+            .get_usable(&self.digest, &what, &timed, &usable, &fill)
+            .map_err(|cause| Error::new(cause.kind(), format!("{what} could not be made")).because(cause))?;
         let built = self.found(&shelf)?;
         built.ok_or_else(|| Error::new(ErrorKind::Store, format!("{what} vanished when it had been made")))
     }
 
     fn found(&self, shelf: &Shelf) -> Result<Option<Image>> {
         let image = built::find(shelf, &self.digest)?;
-        Ok(image.map(|image| Image {
-            name: self.decl.name.clone(),
-            ..image
-        }))
+        let name = self.decl.name.clone();
+        Ok(image.map(|image| Image { name, ..image }))
     }
 
     fn fill(&self, shelf: &Shelf, dirs: &Dirs, folder: &Path, say: Say<'_>) -> Result<()> {
-        let image = match (&self.recipe, &self.decl.source) {
-            (Recipe::Tiny(host), Source::Tiny(decl)) => tiny::build(shelf, dirs, host, decl, folder, say)?,
-            (Recipe::Debian(host), Source::Debian(decl)) => {
-                debian::build(shelf, dirs, host, decl, folder, say)?
-            }
-            _ => unreachable!("the recipe was made from this source"),
+        let image = match &self.recipe {
+            Recipe::Tiny(host, decl) => tiny::build(shelf, dirs, host, decl, folder, say)?,
+            Recipe::Debian(host, decl) => debian::build(shelf, dirs, host, decl, folder, say)?,
+            Recipe::Files(decl) => files::build(shelf, dirs, decl, &self.digest, folder, say)?,
         };
-        let image = Image {
-            digest: self.digest.clone(),
-            ..image
-        };
-        built::save(shelf, folder, &self.digest, image)?;
+        if self.recipe.digest(dirs, &self.decl)? != self.digest {
+            return Err(Error::new(
+                ErrorKind::Image,
+                "its files changed while they were copied",
+            ));
+        }
+        let digest = self.digest.clone();
+        built::save(shelf, folder, &self.digest, Image { digest, ..image })?;
         say("ready");
         Ok(())
     }

@@ -16,6 +16,9 @@ use crate::dirs::Dirs;
 /// The name of the list of files in each folder; the last file written.
 const LIST: &str = "files.json";
 
+/// What fills a folder.
+pub(super) type Make<'a> = &'a dyn Fn(&Path) -> Result<()>;
+
 /// What is built, by content key.
 #[derive(Debug, Clone)]
 pub(super) struct Shelf {
@@ -54,32 +57,31 @@ impl Shelf {
 
     /// The folder of the thing with this key; `make` fills it when it is not there. At most one process
     /// makes it, the others wait: as long as that one lives, and all its steps have limits.
-    pub(super) fn get(
-        &self,
-        key: &str,
-        what: &str,
-        say: Say<'_>,
-        make: &dyn Fn(&Path) -> Result<()>,
-    ) -> Result<PathBuf> {
-        if let Some(folder) = self.find(key) {
-            return Ok(folder);
-        }
-        let lock = Lock::take(self.root.join(format!("{key}.lock")), what, say)?;
-        let folder = match self.find(key) {
-            Some(folder) => folder,
-            None => self.make(key, what, say, make)?,
-        };
-        drop(lock);
-        Ok(folder)
+    pub(super) fn get(&self, key: &str, what: &str, say: Say<'_>, make: Make<'_>) -> Result<PathBuf> {
+        self.get_usable(key, what, say, &|| true, make)
     }
 
-    fn make(
+    /// The same; what is there counts only if it is also `usable`: things refer to each other.
+    pub(super) fn get_usable(
         &self,
         key: &str,
         what: &str,
         say: Say<'_>,
-        make: &dyn Fn(&Path) -> Result<()>,
+        usable: &dyn Fn() -> bool,
+        make: Make<'_>,
     ) -> Result<PathBuf> {
+        let find = || self.find(key).filter(|_| usable());
+        if let Some(folder) = find() {
+            return Ok(folder);
+        }
+        let _lock = Lock::take(self.root.join(format!("{key}.lock")), what, say)?;
+        match find() {
+            Some(folder) => Ok(folder),
+            None => self.make(key, what, say, make),
+        }
+    }
+
+    fn make(&self, key: &str, what: &str, say: Say<'_>, make: Make<'_>) -> Result<PathBuf> {
         self.sweep(key, say)?;
         let partial = self.root.join(format!(".partial-{key}"));
         fs::create_dir(&partial).map_err(|cause| unusable(&partial, "cannot be made", cause))?;
