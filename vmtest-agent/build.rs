@@ -1,5 +1,4 @@
 //! Compiles the guest agent, which the library embeds: `src/agent/main.rs`, one static executable, by the compiler at hand.
-#![expect(clippy::print_stdout, reason = "a build script speaks to cargo on stdout")]
 
 use std::env;
 use std::error::Error;

@@ -154,31 +154,28 @@ struct RandPool {
 #[derive(Debug, Clone, Copy, Default)]
 #[cfg_attr(target_arch = "x86_64", repr(C, packed))]
 #[cfg_attr(not(target_arch = "x86_64"), repr(C))]
-pub struct EpollEvent {
+pub(crate) struct EpollEvent {
     events: u32,
     token: u64,
 }
 
-pub const EPOLLIN: u32 = 0x1;
-pub const EPOLLOUT: u32 = 0x4;
-pub const EPOLLERR: u32 = 0x8;
-pub const EPOLLHUP: u32 = 0x10;
-pub const EPOLLRDHUP: u32 = 0x2000;
+pub(crate) const EPOLLIN: u32 = 0x1;
+pub(crate) const EPOLLOUT: u32 = 0x4;
+pub(crate) const EPOLLERR: u32 = 0x8;
+pub(crate) const EPOLLHUP: u32 = 0x10;
+pub(crate) const EPOLLRDHUP: u32 = 0x2000;
 const EPOLLET: u32 = 1 << 31;
 
-pub const SIGHUP: c_int = 1;
-pub const SIGKILL: c_int = 9;
-pub const SIGUSR1: c_int = 10;
-pub const SIGUSR2: c_int = 12;
-pub const SIGTERM: c_int = 15;
-pub const SIGCHLD: c_int = 17;
+pub(crate) const SIGKILL: c_int = 9;
+pub(crate) const SIGUSR1: c_int = 10;
+pub(crate) const SIGUSR2: c_int = 12;
+pub(crate) const SIGTERM: c_int = 15;
+pub(crate) const SIGCHLD: c_int = 17;
 
-pub const ENOENT: i32 = 2;
-pub const EINTR: i32 = 4;
-pub const EAGAIN: i32 = 11;
-pub const EACCES: i32 = 13;
-pub const EEXIST: i32 = 17;
-pub const EINPROGRESS: i32 = 115;
+pub(crate) const ENOENT: i32 = 2;
+pub(crate) const EACCES: i32 = 13;
+pub(crate) const EEXIST: i32 = 17;
+pub(crate) const EINPROGRESS: i32 = 115;
 
 fn check(result: c_int) -> Result<c_int> {
     if result < 0 {
@@ -198,7 +195,7 @@ fn owned(fd: c_int) -> Result<OwnedFd> {
 }
 
 /// Takes over a descriptor inherited from whoever started this process.
-pub fn inherited(fd: RawFd) -> Result<OwnedFd> {
+pub(crate) fn inherited(fd: RawFd) -> Result<OwnedFd> {
     const F_SETFD: c_int = 2;
     check(c::fcntl(fd, F_SETFD, 1))?;
     let fd = owned(fd)?;
@@ -207,27 +204,27 @@ pub fn inherited(fd: RawFd) -> Result<OwnedFd> {
 }
 
 /// Whether a descriptor is open.
-pub fn is_open(fd: RawFd) -> bool {
+pub(crate) fn is_open(fd: RawFd) -> bool {
     c::fcntl(fd, 1, 0) >= 0
 }
 
 /// Makes a pipe or socket non-blocking.
-pub fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
+pub(crate) fn set_nonblocking(fd: &OwnedFd) -> Result<()> {
     const F_SETFL: c_int = 4;
     const O_NONBLOCK: c_long = 0o4000;
     check(c::fcntl(fd.as_raw_fd(), F_SETFL, O_NONBLOCK)).map(drop)
 }
 
-pub struct Epoll(OwnedFd);
+pub(crate) struct Epoll(OwnedFd);
 
 impl Epoll {
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         const EPOLL_CLOEXEC: c_int = 0o2_000_000;
         owned(c::epoll_create1(EPOLL_CLOEXEC)).map(Self)
     }
 
     /// Watches a descriptor, edge-triggered.
-    pub fn add(&self, fd: &OwnedFd, events: u32, token: u64) -> Result<()> {
+    pub(crate) fn add(&self, fd: &OwnedFd, events: u32, token: u64) -> Result<()> {
         const EPOLL_CTL_ADD: c_int = 1;
         let mut event = EpollEvent {
             events: events | EPOLLET,
@@ -239,7 +236,7 @@ impl Epoll {
     }
 
     /// Waits for events, for at most `timeout` milliseconds if that is not negative.
-    pub fn wait<'a>(
+    pub(crate) fn wait<'a>(
         &self,
         events: &'a mut [EpollEvent],
         timeout: i32,
@@ -265,13 +262,13 @@ impl Epoll {
 }
 
 /// Lets `milliseconds` pass.
-pub fn pause(milliseconds: i32) {
+pub(crate) fn pause(milliseconds: i32) {
     // SAFETY: no descriptor is passed, so the kernel writes nothing.
     unsafe { c::poll(ptr::null_mut(), 0, milliseconds) };
 }
 
 /// A pipe, read end first; both ends closed on exec and blocking.
-pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     const O_CLOEXEC: c_int = 0o2_000_000;
     let mut fds = [0; 2];
     // SAFETY: the kernel writes two descriptors.
@@ -279,18 +276,18 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     Ok((owned(fds[0])?, owned(fds[1])?))
 }
 
-pub fn read(fd: &OwnedFd, buf: &mut [u8]) -> Result<usize> {
+pub(crate) fn read(fd: &OwnedFd, buf: &mut [u8]) -> Result<usize> {
     // SAFETY: the kernel writes at most `buf.len()` bytes into `buf`.
     check_size(unsafe { c::read(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) })
 }
 
-pub fn write(fd: &OwnedFd, buf: &[u8]) -> Result<usize> {
+pub(crate) fn write(fd: &OwnedFd, buf: &[u8]) -> Result<usize> {
     // SAFETY: the kernel reads at most `buf.len()` bytes of `buf`.
     check_size(unsafe { c::write(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len()) })
 }
 
 /// How many bytes lie in a pipe.
-pub fn waiting(fd: &OwnedFd) -> usize {
+pub(crate) fn waiting(fd: &OwnedFd) -> usize {
     const FIONREAD: c_ulong = 0x541b;
     let mut count: c_int = 0;
     // SAFETY: the request writes one int.
@@ -299,7 +296,7 @@ pub fn waiting(fd: &OwnedFd) -> usize {
 }
 
 /// Starts a non-blocking connection; true when it stands already.
-pub fn connect(address: &Address) -> Result<(OwnedFd, bool)> {
+pub(crate) fn connect(address: &Address) -> Result<(OwnedFd, bool)> {
     const SOCK_STREAM: c_int = 1;
     const SOCK_NONBLOCK: c_int = 0o4000;
     const SOCK_CLOEXEC: c_int = 0o2_000_000;
@@ -327,7 +324,7 @@ fn set_nodelay(socket: &OwnedFd) {
 }
 
 /// How a connection that was started has ended up.
-pub fn connected(socket: &OwnedFd) -> Result<()> {
+pub(crate) fn connected(socket: &OwnedFd) -> Result<()> {
     let mut errno: c_int = 0;
     let mut length = 4;
     // SAFETY: SOL_SOCKET / SO_ERROR writes one int, whose size is told.
@@ -340,24 +337,24 @@ pub fn connected(socket: &OwnedFd) -> Result<()> {
 }
 
 /// Ends the sending half of a connection.
-pub fn shut_sending(socket: &OwnedFd) {
+pub(crate) fn shut_sending(socket: &OwnedFd) {
     c::shutdown(socket.as_raw_fd(), 1);
 }
 
 /// Ends the receiving half of a connection.
-pub fn shut_receiving(socket: &OwnedFd) {
+pub(crate) fn shut_receiving(socket: &OwnedFd) {
     c::shutdown(socket.as_raw_fd(), 0);
 }
 
 /// Sends on a socket, without a signal when the other end is gone.
-pub fn send(fd: &OwnedFd, buf: &[u8]) -> Result<usize> {
+pub(crate) fn send(fd: &OwnedFd, buf: &[u8]) -> Result<usize> {
     const MSG_NOSIGNAL: c_int = 0x4000;
     // SAFETY: the kernel reads at most `buf.len()` bytes of `buf`.
     check_size(unsafe { c::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), MSG_NOSIGNAL) })
 }
 
 /// Where to connect to.
-pub enum Address {
+pub(crate) enum Address {
     Loopback4(u16),
     Loopback6(u16),
     Unix(Vec<u8>),
@@ -400,7 +397,7 @@ impl Address {
 }
 
 /// Blocks signals, and makes a descriptor that is readable when one of them is there.
-pub fn signal_descriptor(numbers: &[c_int]) -> Result<OwnedFd> {
+pub(crate) fn signal_descriptor(numbers: &[c_int]) -> Result<OwnedFd> {
     const SFD_FLAGS: c_int = 0o2_000_000 | 0o4000;
     let set = Spare::signals(numbers);
     // SAFETY: `set` is a signal set of at least the C library's size.
@@ -411,7 +408,7 @@ pub fn signal_descriptor(numbers: &[c_int]) -> Result<OwnedFd> {
 }
 
 /// Blocks exactly these signals.
-pub fn block_only(numbers: &[c_int]) {
+pub(crate) fn block_only(numbers: &[c_int]) {
     const SIG_SETMASK: c_int = 2;
     let set = Spare::signals(numbers);
     // SAFETY: as above.
@@ -419,14 +416,14 @@ pub fn block_only(numbers: &[c_int]) {
 }
 
 /// Waits for one of these signals, which are blocked.
-pub fn wait_signal(numbers: &[c_int]) -> c_int {
+pub(crate) fn wait_signal(numbers: &[c_int]) -> c_int {
     let set = Spare::signals(numbers);
     // SAFETY: as above; nothing is written.
     unsafe { c::sigwaitinfo(&raw const set, ptr::null_mut()) }
 }
 
 /// An ended child and its wait status, if there is one.
-pub fn reap() -> Option<(c_int, c_int)> {
+pub(crate) fn reap() -> Option<(c_int, c_int)> {
     const WNOHANG: c_int = 1;
     let mut status = 0;
     // SAFETY: the kernel writes one int.
@@ -435,18 +432,18 @@ pub fn reap() -> Option<(c_int, c_int)> {
 }
 
 /// Sends a signal to a process group.
-pub fn kill_group(leader: c_int, signal: c_int) {
+pub(crate) fn kill_group(leader: c_int, signal: c_int) {
     if leader > 1 {
         c::kill(-leader, signal);
     }
 }
 
-pub fn is_init() -> bool {
+pub(crate) fn is_init() -> bool {
     c::getpid() == 1
 }
 
 /// Splits the process; true in the child. There is only one thread.
-pub fn fork() -> Result<Option<c_int>> {
+pub(crate) fn fork() -> Result<Option<c_int>> {
     match check(c::fork())? {
         0 => Ok(None),
         pid => Ok(Some(pid)),
@@ -454,7 +451,7 @@ pub fn fork() -> Result<Option<c_int>> {
 }
 
 /// Writes all file systems to their disks in a child, whose number is returned.
-pub fn sync_in_child() -> Result<c_int> {
+pub(crate) fn sync_in_child() -> Result<c_int> {
     match fork()? {
         Some(pid) => Ok(pid),
         None => {
@@ -464,27 +461,27 @@ pub fn sync_in_child() -> Result<c_int> {
     }
 }
 
-pub fn sync() {
+pub(crate) fn sync() {
     c::sync();
 }
 
-pub fn leave(status: c_int) -> ! {
+pub(crate) fn leave(status: c_int) -> ! {
     c::_exit(status)
 }
 
-pub fn new_session() {
+pub(crate) fn new_session() {
     c::setsid();
 }
 
 /// Names the process, as `ps` shows it.
-pub fn set_name(name: &CStr) {
+pub(crate) fn set_name(name: &CStr) {
     const PR_SET_NAME: c_int = 15;
     // SAFETY: the kernel reads a terminated string of at most 16 bytes.
     unsafe { c::prctl(PR_SET_NAME, name.as_ptr()) };
 }
 
 /// Sets the wall clock, in nanoseconds since 1970.
-pub fn set_clock(nanoseconds: u64) -> bool {
+pub(crate) fn set_clock(nanoseconds: u64) -> bool {
     let time = TimeSpec {
         seconds: (nanoseconds / 1_000_000_000) as i64,
         nanoseconds: (nanoseconds % 1_000_000_000) as c_long,
@@ -494,7 +491,7 @@ pub fn set_clock(nanoseconds: u64) -> bool {
 }
 
 /// Feeds the kernel's random generator, then makes it draw a new key.
-pub fn reseed(urandom: BorrowedFd<'_>, seed: &[u8; 64]) -> bool {
+pub(crate) fn reseed(urandom: BorrowedFd<'_>, seed: &[u8; 64]) -> bool {
     let mut pool = RandPool {
         bits: 512,
         bytes: 64,
@@ -504,13 +501,13 @@ pub fn reseed(urandom: BorrowedFd<'_>, seed: &[u8; 64]) -> bool {
     added == 0 && drawn == 0
 }
 
-pub const MS_RDONLY: c_ulong = 1;
-pub const MS_NOSUID: c_ulong = 2;
-pub const MS_NODEV: c_ulong = 4;
-pub const MS_NOEXEC: c_ulong = 8;
-pub const MS_MOVE: c_ulong = 8192;
+pub(crate) const MS_RDONLY: c_ulong = 1;
+pub(crate) const MS_NOSUID: c_ulong = 2;
+pub(crate) const MS_NODEV: c_ulong = 4;
+pub(crate) const MS_NOEXEC: c_ulong = 8;
+pub(crate) const MS_MOVE: c_ulong = 8192;
 
-pub fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: c_ulong, data: &CStr) -> Result<()> {
+pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: c_ulong, data: &CStr) -> Result<()> {
     // SAFETY: four terminated strings.
     check(unsafe {
         c::mount(
@@ -524,14 +521,14 @@ pub fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: c_ulong, data: &C
     .map(drop)
 }
 
-pub fn set_hostname(name: &CStr) {
+pub(crate) fn set_hostname(name: &CStr) {
     // SAFETY: a string and its length.
     unsafe { c::sethostname(name.as_ptr(), name.count_bytes()) };
 }
 
 /// Closes every descriptor but the standard streams when another program is executed: whoever started
 /// this process may have left some open.
-pub fn keep_descriptors() {
+pub(crate) fn keep_descriptors() {
     const CLOSE_RANGE: c_long = 436;
     const CLOSE_RANGE_CLOEXEC: c_int = 4;
     // SAFETY: three integers; an old kernel refuses, and then nothing has changed.
@@ -539,7 +536,7 @@ pub fn keep_descriptors() {
 }
 
 /// Loads a kernel module from its file.
-pub fn load_module(file: &OwnedFd) -> Result<()> {
+pub(crate) fn load_module(file: &OwnedFd) -> Result<()> {
     #[cfg(target_arch = "x86_64")]
     const FINIT_MODULE: c_long = 313;
     #[cfg(not(target_arch = "x86_64"))]
@@ -554,7 +551,7 @@ pub fn load_module(file: &OwnedFd) -> Result<()> {
 }
 
 /// Brings the loopback interface up.
-pub fn loopback_up() -> Result<()> {
+pub(crate) fn loopback_up() -> Result<()> {
     const SIOCGIFFLAGS: c_ulong = 0x8913;
     const SIOCSIFFLAGS: c_ulong = 0x8914;
     const IFF_UP: u8 = 1;
@@ -580,28 +577,28 @@ pub fn loopback_up() -> Result<()> {
 
 /// What becomes of the machine.
 #[derive(Debug, Clone, Copy)]
-pub enum Power {
+pub(crate) enum Power {
     Restart = 0x0123_4567,
     Off = 0x4321_fedc,
 }
 
-pub fn power(how: Power) -> Result<()> {
+pub(crate) fn power(how: Power) -> Result<()> {
     check(c::reboot(how as c_int)).map(drop)
 }
 
 /// A process to start.
-pub struct Start<'a> {
-    pub path: &'a CStr,
-    pub argv: &'a [&'a CStr],
-    pub envp: &'a [&'a CStr],
-    pub cwd: &'a OwnedFd,
+pub(crate) struct Start<'a> {
+    pub(crate) path: &'a CStr,
+    pub(crate) argv: &'a [&'a CStr],
+    pub(crate) envp: &'a [&'a CStr],
+    pub(crate) cwd: &'a OwnedFd,
     /// Its descriptors 0, 1 and 2.
-    pub streams: [&'a OwnedFd; 3],
+    pub(crate) streams: [&'a OwnedFd; 3],
 }
 
 /// Starts a process as the leader of a new session, all signals at their defaults and none blocked.
 /// Returns when it executes its program, with its number.
-pub fn start(what: &Start<'_>) -> Result<c_int> {
+pub(crate) fn start(what: &Start<'_>) -> Result<c_int> {
     let terminated = |strings: &[&CStr]| -> Vec<*const c_char> {
         strings
             .iter()

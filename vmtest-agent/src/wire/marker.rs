@@ -59,6 +59,6 @@ mod tests {
             assert!(*byte >= 0x80);
             assert!(!MARKER[..at].contains(byte));
         }
-        assert!(super::super::END < 0x80);
+        const { assert!(super::super::END < 0x80) };
     }
 }
