@@ -7,6 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -178,6 +179,7 @@ impl Service {
             .open(self.log())?;
         let mut command = Command::new("/proc/self/exe");
         command
+            .arg0(format!("vmtest-{}", self.role.as_str()))
             .args(args)
             .env_clear()
             .envs(inherited_env())

@@ -203,7 +203,8 @@ async fn converse(dirs: &Dirs, hello: &Hello, limit: Duration) -> Result<Option<
     }
 }
 
-/// The protocol and the engines' features are in the name: who cannot understand each other does not meet.
+/// The protocol, the engines' features and the build are in the name: who may not understand each other
+/// does not meet. What machines may take of the host is one ledger for all.
 fn service(dirs: &Dirs, settings: Option<BrokerSettings>) -> Result<Service> {
     let env = match settings {
         Some(settings) => {
@@ -214,10 +215,8 @@ fn service(dirs: &Dirs, settings: Option<BrokerSettings>) -> Result<Service> {
         }
         None => Vec::new(),
     };
-    let name = format!(
-        "broker-{PROTOCOL}-{}-{}",
-        env!("CARGO_PKG_VERSION"),
-        crate::pool::names().join("+")
-    );
+    let features = crate::pool::names().join("+");
+    let build = &env!("VMTEST_SOURCES")[..8];
+    let name = format!("broker-{PROTOCOL}-{features}-{build}");
     Ok(Service::new(dirs, Role::Broker, &name, env))
 }

@@ -152,7 +152,11 @@ impl Pool {
         };
         line.making -= 1;
         let mut made = Some(made);
-        while let (Some(tell), Some(result)) = (line.waiting.pop_front(), made.take()) {
+        while let Some(result) = made.take() {
+            let Some(tell) = line.waiting.pop_front() else {
+                made = Some(result);
+                break;
+            };
             // Whoever has gone away gives it back.
             made = tell.send(result).err();
         }

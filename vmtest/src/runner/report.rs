@@ -1,10 +1,12 @@
 //! What is told of a test: on the terminal, as a line of `report.jsonl`, and after a failure as a folder.
 
+use std::collections::VecDeque;
 use std::env;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -177,15 +179,27 @@ pub(super) fn raw(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
+/// How many lines of progress are remembered, so that tests that wait for the same thing do not repeat them.
+const LINES_KEPT: usize = 64;
+
 /// Tells how the building of images and snapshots goes: on standard error, and under nextest, which keeps
-/// that for the end, on the terminal.
+/// that for the end, on the terminal. Each line once, however many tests of this process wait.
 pub(super) fn progress(line: &str) {
-    let text = format!("vmtest: {line}\n");
-    if env::var_os("NEXTEST").is_some()
-        && let Ok(mut terminal) = OpenOptions::new().write(true).open("/dev/tty")
-        && terminal.write_all(text.as_bytes()).is_ok()
+    static TOLD: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
     {
-        return;
+        let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.iter().any(|known| known == line) {
+            return;
+        }
+        told.push_back(line.to_owned());
+        let excess = told.len().saturating_sub(LINES_KEPT);
+        told.drain(..excess);
     }
-    raw(text.trim_end());
+    let text = format!("vmtest: {line}\n");
+    let terminal = env::var_os("NEXTEST").and_then(|_| OpenOptions::new().write(true).open("/dev/tty").ok());
+    match terminal {
+        // A terminal that is gone is no reason to be silent.
+        Some(terminal) if (&terminal).write_all(text.as_bytes()).is_ok() => {}
+        _ => raw(text.trim_end()),
+    }
 }
