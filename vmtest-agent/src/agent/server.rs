@@ -134,7 +134,7 @@ impl Server {
         };
         if channel.connecting.is_some() {
             if events & (EPOLLOUT | EPOLLERR | EPOLLHUP) != 0 {
-                self.connected(number);
+                self.connected(number, events);
             }
             return;
         }
@@ -489,7 +489,7 @@ impl Server {
         }
     }
 
-    fn connected(&mut self, number: u32) {
+    fn connected(&mut self, number: u32, events: u32) {
         let Some(channel) = self.channels.get_mut(&number) else {
             return;
         };
@@ -502,6 +502,8 @@ impl Server {
         channel.sink = Some(Sink::new(Rc::clone(&connecting.socket), true));
         let mut source = Source::new(connecting.socket);
         source.ready = true;
+        // The same edge may tell that the other end has written all and gone: there is no other one.
+        source.hung_up = events & (EPOLLHUP | EPOLLERR | EPOLLRDHUP) != 0;
         channel.sources[0] = Some(source);
         self.outbox.push(number, &Frame::Opened);
         self.queue(number, OUTPUT);
