@@ -19,7 +19,11 @@ impl Dirs {
     /// `VMTEST_DIR` (both places inside it), else `$XDG_CACHE_HOME/vmtest` (or `~/.cache/vmtest`) and
     /// `$XDG_RUNTIME_DIR/vmtest` (or `/tmp/vmtest-UID`). Both are made when missing.
     pub fn from_env() -> Result<Self> {
-        let set = |name| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let set = |name| {
+            env::var_os(name)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        };
         let (cache, runtime) = match set("VMTEST_DIR") {
             Some(both) => {
                 make(&both)?;
@@ -54,12 +58,14 @@ impl Dirs {
 }
 
 fn default_cache(xdg: Option<PathBuf>, home: Option<PathBuf>) -> Result<PathBuf> {
-    let base = xdg.or_else(|| home.map(|home| home.join(".cache"))).ok_or_else(|| {
-        Error::new(
-            ErrorKind::Store,
-            "neither VMTEST_DIR, XDG_CACHE_HOME nor HOME says where the cache is to be",
-        )
-    })?;
+    let base = xdg
+        .or_else(|| home.map(|home| home.join(".cache")))
+        .ok_or_else(|| {
+            Error::new(
+                ErrorKind::Store,
+                "neither VMTEST_DIR, XDG_CACHE_HOME nor HOME says where the cache is to be",
+            )
+        })?;
     fs::create_dir_all(&base).map_err(|cause| cannot_make(&base, cause))?;
     Ok(base.join("vmtest"))
 }
@@ -82,7 +88,12 @@ pub(crate) fn make(path: &Path) -> Result<()> {
 }
 
 fn check(path: &Path) -> Result<()> {
-    let refused = |why: String| Err(Error::new(ErrorKind::Store, format!("{} is refused: {why}", path.display())));
+    let refused = |why: String| {
+        Err(Error::new(
+            ErrorKind::Store,
+            format!("{} is refused: {why}", path.display()),
+        ))
+    };
     let meta = fs::symlink_metadata(path).map_err(|cause| cannot_make(path, cause))?;
     let uid = rustix::process::geteuid().as_raw();
     if !meta.is_dir() {
@@ -93,11 +104,17 @@ fn check(path: &Path) -> Result<()> {
     }
     if meta.mode() & 0o077 != 0 {
         let mode = meta.mode() & 0o777;
-        return refused(format!("its mode is {mode:o}, others could reach into it; `chmod 700` it"));
+        return refused(format!(
+            "its mode is {mode:o}, others could reach into it; `chmod 700` it"
+        ));
     }
     Ok(())
 }
 
 fn cannot_make(path: &Path, cause: io::Error) -> Error {
-    Error::new(ErrorKind::Store, format!("the directory {} cannot be made", path.display())).because(cause)
+    Error::new(
+        ErrorKind::Store,
+        format!("the directory {} cannot be made", path.display()),
+    )
+    .because(cause)
 }

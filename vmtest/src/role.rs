@@ -231,3 +231,14 @@ pub fn log_tail(path: &Path) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(10)..].join("\n")
 }
+
+/// Removes this process's log if nothing was written to it.
+pub fn discard_empty_log() {
+    let empty = std::fs::metadata("/proc/self/fd/2").is_ok_and(|meta| meta.is_file() && meta.len() == 0);
+    if let Ok(log) = std::fs::read_link("/proc/self/fd/2")
+        && empty
+    {
+        // Another process of the same name may have removed it.
+        let _ = std::fs::remove_file(log);
+    }
+}

@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn qemu_img_finds_no_fault_in_it() {
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-overlays");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-overlays");
         std::fs::create_dir_all(&folder).unwrap();
         for size in [512, 1 << 20, 2 << 30, 3 << 40] {
             let path = folder.join(format!("overlay-{}-{size}.qcow2", std::process::id()));

@@ -99,6 +99,16 @@ impl Lease {
         Arc::clone(&self.holder) as _
     }
 
+    /// Whether the broker went away, and the machine with it.
+    pub(super) fn is_lost(&self) -> bool {
+        self.reading.is_finished()
+    }
+
+    /// Ends the machine and returns when it is gone.
+    pub(super) async fn release(self) -> Result<()> {
+        self.holder.request(Ask::Release).await.map(|_| ())
+    }
+
     /// Freezes the machine into the folder `to`; its disks must have been synced.
     pub async fn commit(&self, to: &Path, then: Then) -> Result<Frozen> {
         match self

@@ -65,6 +65,8 @@ pub(super) enum Ask {
     Console,
     /// A button is pressed.
     Control(Control),
+    /// The machine is to end; answered when it is gone, and the lease with it.
+    Release,
     /// The machine is frozen into an existing, empty folder.
     Commit {
         /// The folder, named by the snapshot's key.

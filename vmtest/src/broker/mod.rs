@@ -69,7 +69,11 @@ impl Broker {
     }
 
     /// Leases a machine. Must be called on a tokio runtime with I/O and time, which serves the lease.
-    pub async fn lease(&self, want: Want) -> Result<Lease> {
+    pub async fn lease(&self, mut want: Want) -> Result<Lease> {
+        if matches!(self.0, Way::Here(_)) {
+            // Nobody is left to take a warm fork when this process ends.
+            want.warm = 0;
+        }
         let hello = Hello::Lease(Box::new(want));
         let mut last = None;
         for _ in 0..ATTEMPTS {
@@ -101,12 +105,15 @@ impl Broker {
         }
     }
 
-    /// Ends all machines of a pool in this process; a broker goes on.
-    pub async fn drain(&self, limit: Duration) -> Result<()> {
+    /// Ends a lease. A broker is only told, and a broker that is gone is cleaned up after; a pool in this
+    /// process has ended the machine when this returns.
+    pub async fn give_back(&self, lease: Lease) -> Result<()> {
         match &self.0 {
-            Way::Service(..) => Ok(()),
-            Way::Here(pool) => pool.drain(limit).await,
+            Way::Service(..) if lease.is_lost() => self.after_loss(),
+            Way::Service(..) => {}
+            Way::Here(_) => lease.release().await?,
         }
+        Ok(())
     }
 
     async fn connect(&self) -> Result<UnixStream> {

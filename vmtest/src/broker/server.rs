@@ -150,13 +150,11 @@ impl Server {
             Ok(held) => held,
             Err(error) => return writer.send(&Reply::Failed(error.report()), None).await,
         };
-        let served = match hand_over(&mut held, writer).await {
-            Ok(life) => attend(&mut held, life, reader, writer).await,
+        match hand_over(&mut held, writer).await {
+            Ok(life) => attend(held, life, reader, writer).await,
             Err(Handover::Ours(error)) => writer.send(&Reply::Failed(error.report()), None).await,
             Err(Handover::Socket(cause)) => Err(cause),
-        };
-        drop(held);
-        served
+        }
     }
 }
 
@@ -192,7 +190,7 @@ async fn hand_over(held: &mut Held, writer: &mut Writer) -> Result<watch::Receiv
 
 /// Answers the holder's requests and tells it of the machine's life, until it lets go.
 async fn attend(
-    held: &mut Held,
+    mut held: Held,
     mut life: watch::Receiver<Life>,
     reader: &mut Reader,
     writer: &mut Writer,
@@ -202,7 +200,11 @@ async fn attend(
         tokio::select! {
             request = reader.next::<Request>() => {
                 let Some(Request { id, ask }) = request? else { return Ok(()) };
-                let answer = answer(held, ask).await.map_err(|error| error.report());
+                if matches!(ask, Ask::Release) {
+                    let answer = held.release().await.map(|()| Answer::Done).map_err(|error| error.report());
+                    return writer.send(&Reply::Answer { id, answer }, None).await;
+                }
+                let answer = answer(&mut held, ask).await.map_err(|error| error.report());
                 writer.send(&Reply::Answer { id, answer }, None).await?;
             }
             changed = life.changed(), if watching => {
@@ -230,6 +232,8 @@ async fn answer(held: &mut Held, ask: Ask) -> Result<Answer> {
             }
             Ok(Answer::Done)
         }
+        // Answered where the machine is owned.
+        Ask::Release => Ok(Answer::Done),
         Ask::Commit { to, then } => {
             let cannot = || Error::new(ErrorKind::Commit, "this machine was not made to be frozen");
             let frozen = machine.freezer().ok_or_else(cannot)?.commit(&to, then).await?;

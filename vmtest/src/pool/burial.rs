@@ -149,8 +149,11 @@ impl Graveyard {
 
     async fn bury(self, mut held: Holding, snapshot: Option<String>) -> Result<()> {
         drop(held.agent.take());
-        if let (Some(key), Some(bytes)) = (&snapshot, held.machine.pid().and_then(private_bytes)) {
-            self.store.note_use(key, bytes);
+        if let (Some(key), Some(pid)) = (snapshot, held.machine.pid()) {
+            let store = self.store.clone();
+            // Walking a process's page tables takes a millisecond or two: not on the loop. It only guides
+            // admission, so a thread that is lost is no error.
+            let _ = tokio::task::spawn_blocking(move || note_use(&store, &key, pid)).await;
         }
         let killed = held.machine.kill().await;
         if killed.is_ok() {
@@ -175,6 +178,12 @@ impl Graveyard {
                 Err(Error::new(ErrorKind::Teardown, text))
             }
         }
+    }
+}
+
+fn note_use(store: &Store, key: &str, pid: u32) {
+    if let Some(bytes) = private_bytes(pid) {
+        store.note_use(key, bytes);
     }
 }
 

@@ -116,11 +116,12 @@ fn serve_role() {
     if let Err(error) = &served {
         report::raw(&error.chain());
     }
+    role::discard_empty_log();
     sys::end_at_once(i32::from(served.is_err()));
 }
 
 fn attempt(case: &'static Case, record: &mut Record) -> Outcome {
-    let leased = Setup::load().and_then(|setup| {
+    let leased = Setup::of_process().and_then(|setup| {
         let machine = lease(case, &setup)?;
         Ok((setup, machine))
     });
@@ -132,7 +133,22 @@ fn attempt(case: &'static Case, record: &mut Record) -> Outcome {
     let begin = Instant::now();
     let end = body(case, &setup, &machine);
     record.phase("body", begin.elapsed());
-    judge(case, &machine, end, record)
+    let outcome = judge(case, &machine, end, record);
+    match give_back(&setup, machine) {
+        // A body that passed on a machine that cannot be put away is not a pass.
+        Err(error) if matches!(outcome, Outcome::Passed) => Outcome::Errored(error),
+        _ => outcome,
+    }
+}
+
+/// Ends the lease. A broker buries the machine off our path; a pool of this process must be done before the
+/// process is.
+fn give_back(setup: &Setup, machine: Machine) -> vmtest_backends::Result<()> {
+    let Machine { vm, lease, .. } = machine;
+    drop(vm);
+    let io = io::handle()?;
+    let broker = setup.broker.clone();
+    io.block_on(io::on(&io, async move { broker.give_back(lease).await }))
 }
 
 /// Our own failure to provide a machine: an error, or where the user wants that, a skip.

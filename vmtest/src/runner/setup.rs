@@ -2,7 +2,7 @@
 
 use std::env;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vmtest_backends::backend::{Backend, Capabilities};
@@ -53,6 +53,16 @@ pub(super) struct Engine {
 }
 
 impl Setup {
+    /// This process's: read when the first test asks for it, and again only as long as that fails.
+    pub(super) fn of_process() -> Result<Self> {
+        static SETUP: Mutex<Option<Setup>> = Mutex::new(None);
+        let mut setup = SETUP.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*setup {
+            Some(setup) => Ok(setup.clone()),
+            None => Ok(setup.insert(Self::load()?).clone()),
+        }
+    }
+
     /// Reads the configuration and opens the directories. Starts nothing.
     pub(super) fn load() -> Result<Self> {
         let config = Config::load()?;
