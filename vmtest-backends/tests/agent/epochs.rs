@@ -366,6 +366,20 @@ async fn a_guest_that_only_talks_is_given_up() {
         "{error}"
     );
     thread.join().unwrap();
+    // Whole answers, but to other hellos.
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let thread = stand_in(theirs, |stream, _, _| {
+        let wrong = ack(&wire::Hello::default(), 1).repeat(1000);
+        while stream.write_all(&wrong).is_ok() {}
+    });
+    let error = AgentSession::connect(ours, Hello::default(), LIMIT)
+        .await
+        .unwrap_err();
+    assert!(
+        error.message().contains("without an answer to the hello"),
+        "{error}"
+    );
+    thread.join().unwrap();
 }
 
 #[tokio::test]

@@ -27,8 +27,10 @@ impl Agent {
     /// An agent, and the host's end of the connection to it.
     pub(crate) fn start() -> (Self, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let child = Command::new(executable())
-            .args(["--fd", "0"])
+        // With a descriptor that is not the agent's, and that no process of the agent's may see.
+        let child = Command::new("sh")
+            .args(["-c", "exec \"$0\" --fd 0 7</dev/null"])
+            .arg(executable())
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
             .unwrap();

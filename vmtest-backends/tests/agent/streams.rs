@@ -74,8 +74,11 @@ async fn bytes_come_back_as_they_went_the_marker_among_them() {
         stdin.write_all(&sent).await.unwrap();
         stdin.shutdown().await.unwrap();
     };
-    let (read, ()) = tokio::join!(process.stdout.read_to_end(&mut got), write);
-    read.unwrap();
+    let both = async { tokio::join!(process.stdout.read_to_end(&mut got), write).0 };
+    tokio::time::timeout(LIMIT, both)
+        .await
+        .expect("it did not end")
+        .unwrap();
     assert!(got == bytes, "{} bytes came back", got.len());
 }
 
@@ -84,7 +87,12 @@ async fn a_reader_that_does_not_read_stops_nobody_else() {
     let (agent, session) = session().await;
     let mut stuck = Vec::new();
     for _ in 0..20 {
-        stuck.push(session.spawn(sh("cat /dev/zero")).await.unwrap());
+        stuck.push(
+            session
+                .spawn(sh("printf x; sleep 0.05; exec cat /dev/zero"))
+                .await
+                .unwrap(),
+        );
     }
     let mut exec = sh("sleep 1000");
     exec.stdin = true;
