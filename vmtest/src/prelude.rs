@@ -23,6 +23,7 @@
 //! # fn main() {}
 //! ```
 
+pub use crate::vm::{Exit, File, Http, LogLine, Port, Succeeds, Unit};
 pub use crate::{Vm, vm_snapshot, vm_test};
 
 /// What a body returns by default: `Result`, with an error of ours.

@@ -203,6 +203,29 @@ async fn errors_tell_both_ends_and_the_reason() {
 }
 
 #[tokio::test]
+async fn a_host_s_socket_ends_the_copy() {
+    let guest = Guest::start().await;
+    fs::create_dir(guest.scratch.join("tree")).unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(guest.scratch.join("tree/socket")).unwrap();
+    let error = guest
+        .copy_in(guest.scratch.join("tree"), guest.scratch.text("to"))
+        .await
+        .unwrap_err();
+    assert!(
+        error
+            .message()
+            .contains("tree/socket on the host could not be copied"),
+        "{error:?}"
+    );
+    assert!(
+        error
+            .chain()
+            .contains("neither a file, a folder nor a symbolic link"),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
 async fn no_space_is_told() {
     let guest = Guest::start().await;
     let large = guest.scratch.join("large");

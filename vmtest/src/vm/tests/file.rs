@@ -1,7 +1,7 @@
 //! Files of the guest, read and written.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 
 use vmtest_backends::ErrorKind;
 
@@ -40,7 +40,15 @@ async fn a_file_keeps_its_mode_and_a_link_its_target() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     symlink("file", &link).unwrap();
     let before = fs::metadata(&file).unwrap().ino();
+    // Only root can give files away.
+    let owner = if rustix::process::geteuid().is_root() {
+        12345
+    } else {
+        fs::metadata(&file).unwrap().uid()
+    };
+    chown(&file, Some(owner), None).unwrap();
     guest.write(&link, "new").await.unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().uid(), owner);
     assert_eq!(fs::read_to_string(&file).unwrap(), "new");
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(mode(&file), 0o640);
