@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use vmtest_backends::ErrorKind;
 use vmtest_backends::session::{Exec, Exit, Session};
 
-use super::host::{Agent, LIMIT, finish, run, session, sh};
+use super::host::{LIMIT, finish, run, session, sh};
 
 #[tokio::test]
 async fn status_signal_and_both_outputs_are_told() {
@@ -121,14 +121,13 @@ async fn signals_reach_the_whole_group() {
 async fn a_grandchild_that_holds_the_output_delays_the_end_by_the_grace_only() {
     let (_agent, session) = session().await;
     let begin = Instant::now();
-    let output = run(&session, sh("echo early; (sleep 100; echo late) & exit 4")).await;
+    let output = run(&session, sh("echo early; (sleep 2; echo late) & exit 4")).await;
     assert_eq!((output.exit, output.stdout.as_str()), (Exit::Code(4), "early\n"));
     let took = begin.elapsed();
     assert!(
-        took >= Duration::from_millis(190) && took < Duration::from_secs(3),
+        took >= Duration::from_millis(190) && took < Duration::from_millis(1800),
         "{took:?}"
     );
-    run(&session, sh("kill $(pgrep -f '^sleep 100$' -n) || true")).await;
 }
 
 #[tokio::test]
@@ -195,7 +194,7 @@ async fn two_hundred_at_once() {
 
 #[tokio::test]
 async fn a_lost_agent_is_told_to_all_who_wait() {
-    let (agent, session) = session().await;
+    let (mut agent, session) = session().await;
     let process = session
         .spawn(Exec {
             args: vec!["5".into()],
@@ -208,7 +207,7 @@ async fn a_lost_agent_is_told_to_all_who_wait() {
         let read = stdout.read_u8().await.unwrap_err();
         (read, exit.await.unwrap().unwrap_err(), process.signals)
     });
-    drop::<Agent>(agent);
+    agent.kill();
     let (read, exit, _) = tokio::time::timeout(LIMIT, waiting).await.unwrap().unwrap();
     assert_eq!(exit.kind(), ErrorKind::Disconnected);
     assert!(read.to_string().contains("closed the connection"), "{read}");

@@ -6,20 +6,26 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt as _;
 use vmtest_backends::session::{AgentSession, Exec, Exit, Hello, Process, Session};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
-/// Killed when dropped.
+/// How long an agent may take to end by itself.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// Ends when the connection is closed, and kills what it has started; killed when it does not.
 pub(crate) struct Agent(Child);
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let begin = Instant::now();
+        while begin.elapsed() < END_LIMIT && matches!(self.0.try_wait(), Ok(None)) {
+            std::thread::yield_now();
+        }
+        self.kill();
     }
 }
 
@@ -35,6 +41,12 @@ impl Agent {
             .spawn()
             .unwrap();
         (Self(child), ours)
+    }
+
+    /// As if the machine were gone.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 
     pub(crate) fn pid(&self) -> u32 {
