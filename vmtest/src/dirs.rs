@@ -24,16 +24,22 @@ impl Dirs {
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from)
         };
-        let (cache, runtime) = match set("VMTEST_DIR") {
-            Some(both) => {
-                make(&both)?;
-                (both.join("cache"), both.join("run"))
+        match set("VMTEST_DIR") {
+            Some(both) => Self::under(&both),
+            None => {
+                let cache = default_cache(set("XDG_CACHE_HOME"), set("HOME"))?;
+                Self::made(cache, default_runtime(set("XDG_RUNTIME_DIR")))
             }
-            None => (
-                default_cache(set("XDG_CACHE_HOME"), set("HOME"))?,
-                default_runtime(set("XDG_RUNTIME_DIR")),
-            ),
-        };
+        }
+    }
+
+    /// Both places inside `both`, which is made when missing (its parent must exist).
+    pub fn under(both: &Path) -> Result<Self> {
+        make(both)?;
+        Self::made(both.join("cache"), both.join("run"))
+    }
+
+    fn made(cache: PathBuf, runtime: PathBuf) -> Result<Self> {
         make(&cache)?;
         make(&runtime)?;
         Ok(Self { cache, runtime })

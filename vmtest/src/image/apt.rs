@@ -26,13 +26,13 @@ const QUERY_LIMIT: Duration = Duration::from_secs(60);
 /// The limit of unpacking a package.
 const UNPACK_LIMIT: Duration = Duration::from_secs(120);
 
-/// The host's package archive. One process uses the lists at a time.
+/// The host's package archive. One process uses the lists at a time; dropping it lets others.
 pub(super) struct Apt {
     host: Host,
     folder: PathBuf,
     sources: Vec<Source>,
     extra_suite: Option<String>,
-    lock: Lock,
+    _lock: Lock,
 }
 
 impl Apt {
@@ -46,7 +46,7 @@ impl Apt {
             folder,
             sources,
             extra_suite: None,
-            lock,
+            _lock: lock,
         };
         if !apt
             .sources
@@ -118,13 +118,6 @@ impl Apt {
             .arg(to)
             .output()?;
         fs::remove_file(&file).map_err(|cause| unusable(&file, "cannot be removed", cause))
-    }
-
-    /// Lets others use the lists; what apt can make again from them is removed.
-    pub(super) fn close(self) {
-        // Only a cache of some 80 MiB: what cannot be removed harms nobody.
-        let _ = fs::remove_dir_all(self.folder.join("cache"));
-        drop(self.lock);
     }
 
     fn prepare(&self) -> Result<()> {
@@ -233,7 +226,14 @@ impl Apt {
             "the package lists of {} could not be fetched; is there a network?",
             self.host.codename
         );
-        Error::new(ErrorKind::Image, text).because(ran.failure())
+        Error::new(ErrorKind::Image, text).because(ran.last_lines())
+    }
+}
+
+impl Drop for Apt {
+    fn drop(&mut self) {
+        // What apt makes again from the lists, some 80 MiB: what cannot be removed harms nobody.
+        let _ = fs::remove_dir_all(self.folder.join("cache"));
     }
 }
 

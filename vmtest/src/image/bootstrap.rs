@@ -72,7 +72,7 @@ impl Bootstrap<'_> {
         (self.say)("setting the system up");
         self.add_modules(maker, &root)?;
         self.set_up(maker, &apt, &root)?;
-        apt.close();
+        drop(apt);
         (self.say)("writing the disk");
         let disk = self.folder.join(name);
         self.write(maker, &root, &disk, size)?;

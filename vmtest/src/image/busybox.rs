@@ -79,7 +79,7 @@ fn fetch(dirs: &Dirs, host: &Host, folder: &Path, say: Say<'_>) -> Result<()> {
     fs::create_dir_all(&unpacked).map_err(|cause| unusable(&unpacked, "cannot be made", cause))?;
     say(&format!("fetching {PACKAGE}"));
     apt.unpack(PACKAGE, None, &scratch, &unpacked)?;
-    apt.close();
+    drop(apt);
     let program = ["bin/busybox", "usr/bin/busybox"].map(|place| unpacked.join(place));
     let program = program
         .iter()

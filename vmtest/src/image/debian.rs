@@ -16,13 +16,17 @@ use super::host::Host;
 use super::initrd::Initrd;
 use super::kernel::{self, Kernel};
 use super::key::Key;
-use super::shelf::{Shelf, unusable};
+use super::shelf::{Shelf, check_room, unusable};
 use super::tiny;
 use crate::config::DebianDecl;
 use crate::dirs::Dirs;
 
 /// The name of the disk in its folder.
 const DISK: &str = "disk.raw";
+
+/// What is written while the disk is made without further packages: the system as files and as a disk, package
+/// lists and their cache twice; in bytes.
+const ROOM: u64 = 1 << 30;
 
 /// What the command line has besides that of `tiny`.
 const ROOT: &str = "root=/dev/vda rw";
@@ -102,6 +106,7 @@ fn disk(
     folder: &Path,
     say: Say<'_>,
 ) -> Result<()> {
+    check_room(folder, ROOM)?;
     say("fetching the package lists");
     let apt = Apt::open(dirs, host, None, say)?;
     let bootstrap = Bootstrap {

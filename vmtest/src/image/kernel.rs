@@ -10,13 +10,16 @@ use super::apt::Apt;
 use super::host::Host;
 use super::key::Key;
 use super::modules::Modules;
-use super::shelf::{Shelf, unusable};
+use super::shelf::{Shelf, check_room, unusable};
 use super::tree;
 use crate::dirs::Dirs;
 
 /// The file names inside the folder of a kernel.
 const IMAGE: &str = "vmlinuz";
 const VERSION: &str = "version";
+
+/// What is written while it is fetched: lists of packages and their cache, the package, its files; in bytes.
+const ROOM: u64 = 300 << 20;
 
 /// A kernel as it lies on the shelf.
 #[derive(Debug, Clone)]
@@ -69,6 +72,7 @@ impl Kernel {
 }
 
 fn fetch(dirs: &Dirs, host: &Host, folder: &Path, say: Say<'_>) -> Result<()> {
+    check_room(folder, ROOM)?;
     say("fetching the package lists");
     let apt = Apt::open(dirs, host, host.kernel_suite(), say)?;
     let suite = apt.extra_suite();
@@ -85,7 +89,7 @@ fn fetch(dirs: &Dirs, host: &Host, folder: &Path, say: Say<'_>) -> Result<()> {
         say(&format!("fetching {package}"));
         apt.unpack(&package, suite, &scratch, &unpacked)?;
     }
-    apt.close();
+    drop(apt);
     keep(&unpacked, folder)?;
     tree::remove(&scratch)
 }

@@ -36,6 +36,10 @@ disable_root: false
 ssh_pwauth: false
 preserve_hostname: true
 package_update: false
+ssh_genkeytypes: [ed25519]
+no_ssh_fingerprints: true
+ssh:
+  emit_keys_to_console: false
 bootcmd:
   - - sh
     - -c

@@ -124,6 +124,23 @@ impl Shelf {
     }
 }
 
+/// Refuses when the disk of `folder` has fewer than `need` bytes for us: better at once than after minutes.
+pub(super) fn check_room(folder: &Path, need: u64) -> Result<()> {
+    let failed = |cause: rustix::io::Errno| unusable(folder, "cannot be examined", cause.into());
+    let disk = rustix::fs::statvfs(folder).map_err(failed)?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if free >= need {
+        return Ok(());
+    }
+    let text = format!(
+        "no space is left on the disk of {}: {} MiB are free, about {} MiB are needed",
+        folder.display(),
+        free >> 20,
+        need >> 20
+    );
+    Err(Error::new(ErrorKind::Store, text))
+}
+
 /// Writes `value` and brings it to the disk.
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let failed = |cause: io::Error| unusable(path, "cannot be written", cause);

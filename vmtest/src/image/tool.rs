@@ -27,6 +27,7 @@ const SYSTEM_FOLDERS: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 /// A program of this host, about to be run.
 #[derive(Debug)]
 pub(super) struct Tool {
+    name: String,
     program: PathBuf,
     args: Vec<OsString>,
     env: Vec<(String, OsString)>,
@@ -47,6 +48,11 @@ impl Tool {
     /// The program that lies at `program`.
     pub(super) fn at(program: PathBuf, limit: Duration) -> Self {
         Self {
+            name: program
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             program,
             args: Vec::new(),
             env: Vec::new(),
@@ -74,15 +80,18 @@ impl Tool {
         self
     }
 
-    /// The same program run by `wrapper`, which takes it and its arguments at its own end.
-    pub(super) fn within(self, wrapper: Self) -> Self {
-        let mut args = wrapper.args;
-        args.push(self.program.into());
-        args.extend(self.args);
-        let mut env = wrapper.env;
-        env.extend(self.env);
+    /// The same program run by `wrapper`, which takes it and its arguments at its own end. Messages go on
+    /// naming the program itself.
+    pub(super) fn within(mut self, mut wrapper: Self) -> Self {
+        wrapper.args.push(self.program.into());
+        wrapper.args.append(&mut self.args);
+        wrapper.env.append(&mut self.env);
+        let Self {
+            program, args, env, ..
+        } = wrapper;
         Self {
-            program: wrapper.program,
+            name: self.name,
+            program,
             args,
             env,
             folder: self.folder,
@@ -158,6 +167,11 @@ pub(super) struct Ran {
 }
 
 impl Ran {
+    /// The last lines of its standard error.
+    pub(super) fn last_lines(&self) -> &str {
+        &self.last
+    }
+
     /// Its bad end as an error with its last lines.
     pub(super) fn failure(&self) -> Error {
         let full = self.last.contains("No space left on device");
