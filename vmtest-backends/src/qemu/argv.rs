@@ -13,6 +13,9 @@ use crate::spec::{DiskFormat, Spec};
 /// The name of the agent's port inside the guest.
 pub(super) const AGENT_PORT: &str = "vmtest.agent";
 
+/// What tells the kernel where its console is.
+const CONSOLE: &str = "console=ttyS0";
+
 /// The block node and device of disk `index`.
 pub(super) fn disk_node(index: usize) -> String {
     format!("disk{index}")
@@ -133,7 +136,7 @@ impl Argv {
         let image = &spec.image;
         if let Some(kernel) = &image.kernel {
             self.add("-kernel", text(kernel));
-            self.add("-append", image.cmdline.clone());
+            self.add("-append", format!("{CONSOLE} {}", image.cmdline));
         }
         if let Some(initrd) = &image.initrd {
             self.add("-initrd", text(initrd));
