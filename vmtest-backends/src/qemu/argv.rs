@@ -70,7 +70,7 @@ pub(super) fn identity(binary: &Binary, accelerator: &Accelerator, spec: &Spec) 
     let mut parts = vec![binary.greeting_text(), accelerator.to_string()];
     parts.extend(machine(accelerator, spec));
     parts.extend(devices(spec));
-    parts.push(spec.image.cmdline.clone());
+    parts.push(cmdline(spec));
     parts.join(" ")
 }
 
@@ -136,7 +136,7 @@ impl Argv {
         let image = &spec.image;
         if let Some(kernel) = &image.kernel {
             self.add("-kernel", text(kernel));
-            self.add("-append", format!("{CONSOLE} {}", image.cmdline));
+            self.add("-append", cmdline(spec));
         }
         if let Some(initrd) = &image.initrd {
             self.add("-initrd", text(initrd));
@@ -160,6 +160,10 @@ impl Argv {
         };
         self.add("-netdev", network);
     }
+}
+
+fn cmdline(spec: &Spec) -> String {
+    format!("{CONSOLE} {}", spec.image.cmdline)
 }
 
 fn machine(accelerator: &Accelerator, spec: &Spec) -> Vec<String> {
