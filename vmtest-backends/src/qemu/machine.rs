@@ -202,7 +202,14 @@ fn notice_panic(line: &[u8], life: &watch::Sender<Life>) {
     let line = String::from_utf8_lossy(line);
     if let Some(at) = line.find(PANIC) {
         let text = line[at..].trim().to_owned();
-        life.send_replace(Life::Panicked(text));
+        // The kernel repeats itself at the end of its report: the first line is the one that says why.
+        life.send_if_modified(|life| {
+            let first = !matches!(life, Life::Panicked(_));
+            if first {
+                *life = Life::Panicked(text);
+            }
+            first
+        });
     }
 }
 
