@@ -5,6 +5,7 @@ use std::fs;
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::qemu::binary::Version;
 
 /// Which accelerator the user wants (`VMTEST_ACCEL`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -56,9 +57,11 @@ impl Accelerator {
         }
     }
 
-    pub(super) fn cpu(&self) -> &'static str {
+    pub(super) fn cpu(&self, version: Version) -> &'static str {
         match self {
             Self::Kvm(_) => "host",
+            // QEMU 7.2 corrupts a kernel that uses cmpxchg16b (Linux 6.12 dies in its allocator).
+            Self::Tcg if version < Version(8, 0, 0) => "max,-cx16",
             Self::Tcg => "max",
         }
     }

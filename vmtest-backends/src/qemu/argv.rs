@@ -68,7 +68,7 @@ pub(super) struct Argv {
 /// a descriptor, and who executes it.
 pub(super) fn identity(binary: &Binary, accelerator: &Accelerator, spec: &Spec) -> String {
     let mut parts = vec![binary.greeting_text(), accelerator.to_string()];
-    parts.extend(machine(accelerator, spec));
+    parts.extend(machine(binary.version, accelerator, spec));
     parts.extend(devices(spec));
     parts.push(cmdline(spec));
     parts.join(" ")
@@ -96,7 +96,7 @@ pub(super) fn build(
         keep: Vec::new(),
         incoming: None,
     };
-    argv.args.extend(machine(accelerator, spec));
+    argv.args.extend(machine(version, accelerator, spec));
     argv.add("-object", memory_backend(version, spec, memory));
     argv.boot(spec);
     argv.channels(channels);
@@ -166,7 +166,7 @@ fn cmdline(spec: &Spec) -> String {
     format!("{CONSOLE} {}", spec.image.cmdline)
 }
 
-fn machine(accelerator: &Accelerator, spec: &Spec) -> Vec<String> {
+fn machine(version: Version, accelerator: &Accelerator, spec: &Spec) -> Vec<String> {
     // What a test machine never uses is left out: each device costs a fork time.
     let machine = "q35,memory-backend=pc.ram,sata=off,smbus=off,usb=off,graphics=off,vmport=off";
     let mut args = strings(&[
@@ -175,7 +175,7 @@ fn machine(accelerator: &Accelerator, spec: &Spec) -> Vec<String> {
         "-accel",
         accelerator.name(),
         "-cpu",
-        accelerator.cpu(),
+        accelerator.cpu(version),
     ]);
     args.extend(["-smp".into(), spec.cpus.to_string()]);
     args.extend(["-m".into(), spec.memory_mib.to_string()]);
