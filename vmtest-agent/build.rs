@@ -4,14 +4,29 @@ use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() -> Result<(), Box<dyn Error>> {
+    let out = PathBuf::from(variable("OUT_DIR")?).join("agent");
+    compile(&out)?;
+    let key = format!("{:032x}", fnv1a(&fs::read(&out)?));
+    fs::write(out.with_extension("key"), key)?;
+    Ok(())
+}
+
+/// FNV-1a, 128 bit: tells builds apart, not enemies.
+fn fnv1a(bytes: &[u8]) -> u128 {
+    let start = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    let step =
+        |hash: u128, byte: &u8| (hash ^ u128::from(*byte)).wrapping_mul(0x0100_0000_0000_0000_0000_013b);
+    bytes.iter().fold(start, step)
+}
+
+fn compile(out: &Path) -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=src/agent");
     println!("cargo::rerun-if-changed=src/wire");
-    let out = PathBuf::from(variable("OUT_DIR")?).join("agent");
     let target = variable("TARGET")?;
     if !target.to_string_lossy().contains("-linux-gnu") {
         fs::write(out, b"")?;
@@ -47,7 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .arg("--remap-path-prefix")
         .arg(remap(&source))
         .arg("-o")
-        .arg(&out)
+        .arg(out)
         .arg("src/agent/main.rs")
         .env("VMTEST_AGENT_VERSION", variable("CARGO_PKG_VERSION")?);
     // What the tests are instrumented or linked with does not belong into the guest.
@@ -82,7 +97,7 @@ fn variable(name: &str) -> Result<OsString, String> {
     env::var_os(name).ok_or_else(|| format!("cargo did not set {name}"))
 }
 
-fn remap(source: &std::path::Path) -> OsString {
+fn remap(source: &Path) -> OsString {
     let mut option = source.as_os_str().to_owned();
     option.push("=vmtest-agent");
     option

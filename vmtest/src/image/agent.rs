@@ -1,7 +1,5 @@
 //! The guest agent, as it goes into images.
 
-use super::key::Key;
-
 /// The name of the agent's file in guests.
 pub(super) const NAME: &str = "vmtest-agent";
 
@@ -11,6 +9,6 @@ pub(super) fn bytes() -> &'static [u8] {
 }
 
 /// What of the agent goes into content keys.
-pub(super) fn key() -> String {
-    Key::new("agent").with("bytes", bytes()).finish()
+pub(super) fn key() -> &'static str {
+    vmtest_agent::AGENT_KEY
 }
