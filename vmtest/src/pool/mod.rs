@@ -1,6 +1,6 @@
 //! Bounded machines: places, forks made ahead of demand, and burial. Knows nothing of tests.
 //!
-//! Forks of a snapshot come from a [`line`]: whoever waits gets the next one that is ready, and forks
+//! Forks of a snapshot come from a `line`: whoever waits gets the next one that is ready, and forks
 //! nobody waits for stay warm. A machine's place is given back when its processes are gone, not before.
 
 mod burial;
