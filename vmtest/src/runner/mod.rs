@@ -47,8 +47,9 @@ const PING_LIMIT: Duration = Duration::from_secs(5);
 /// }
 /// ```
 pub fn init() {
-    serve_role();
+    // First, for a builder starts builders of what it builds upon.
     role::enter_by(Vec::new());
+    serve_role();
 }
 
 /// Runs a case on a machine of its own and tells how it ended. Blocks; must not be called on a tokio runtime.
@@ -66,9 +67,10 @@ pub fn run(case: &'static Case) -> Outcome {
 
 /// Runs a case as the body of an ordinary `#[test]`: returns when it passed, panics otherwise.
 pub fn run_libtest(case: &'static Case) {
-    serve_role();
     let name = case.name();
+    // First, for a builder starts builders of what it builds upon.
     role::enter_by(libtest_entry(&name));
+    serve_role();
     match run(case) {
         Outcome::Passed => {}
         Outcome::Skipped(reason) => report::raw(&format!("SKIPPED {name}: {reason}")),
