@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -190,6 +191,9 @@ pub(super) fn keys(lineage: &[Recipe], spec: &Spec, backend: &str, identity: &st
     let mut print = Print::new("vmtest snapshot");
     print.part("format", FORMAT.to_string());
     print.part("image", &spec.image.digest);
+    for disk in &spec.image.disks {
+        print.part("disk", made(&disk.path)?);
+    }
     print.part("memory", spec.memory_mib.to_string());
     print.part("cpus", spec.cpus.to_string());
     print.part("backend", backend);
@@ -206,6 +210,14 @@ pub(super) fn keys(lineage: &[Recipe], spec: &Spec, backend: &str, identity: &st
         keys.push(print.key());
     }
     Ok(keys)
+}
+
+/// Which making of a disk this is. One made anew by the same recipe has other blocks, and is not to lie below
+/// what was frozen on the old one.
+fn made(path: &Path) -> Result<String> {
+    let meta =
+        fs::metadata(path).map_err(|cause| unusable(path, "cannot be read for a snapshot's key", cause))?;
+    Ok(format!("{} bytes of {}", meta.len(), meta.mtime()))
 }
 
 fn fingerprint_of_function(function: &SnapshotFn, print: &mut Print) -> Result<()> {
