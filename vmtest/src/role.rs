@@ -3,7 +3,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -117,32 +117,67 @@ impl Service {
 
     /// Takes the right to start or to end the service; given back by the kernel with the file.
     pub fn lock(&self) -> Result<File> {
-        let path = self.folder.join(format!("{}.lock", self.name));
-        let failed = |cause| crate::store::unusable(&path, "cannot be locked", cause);
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path);
-        let file = file.map_err(failed)?;
-        file.lock().map_err(failed)?;
-        Ok(file)
+        crate::store::lock(&self.folder.join(format!("{}.lock", self.name)))
     }
 
     /// Removes the socket; the lock must be held.
     pub fn unlink(&self) {
         // It may be gone already.
-        let _ = std::fs::remove_file(self.socket());
+        let _ = fs::remove_file(self.socket());
     }
 
-    /// Removes the socket if nobody listens on it any more.
-    pub fn clear_if_dead(&self) -> Result<()> {
+    /// Removes the socket if nobody listens on it any more; tells whether there was one to remove.
+    pub fn clear_if_dead(&self) -> Result<bool> {
         let _lock = self.lock()?;
-        if self.find().is_none() {
+        let dead = self.find().is_none() && self.socket().exists();
+        if dead {
             self.unlink();
         }
-        Ok(())
+        Ok(dead)
+    }
+
+    /// Removes socket, log and lock of a service that does not run; returns how many files. `None` when it
+    /// runs or is being started.
+    pub fn forget_if_dead(&self) -> Result<Option<usize>> {
+        let lock_path = self.folder.join(format!("{}.lock", self.name));
+        let known = lock_path.exists();
+        let Some(_lock) = crate::store::try_lock(&lock_path)? else {
+            return Ok(None);
+        };
+        if self.find().is_some() {
+            return Ok(None);
+        }
+        let files = [self.socket(), self.log()];
+        let gone = files.iter().filter(|path| fs::remove_file(path).is_ok()).count();
+        // Last: whoever waits for the lock sees that its file is no longer there.
+        let lock_gone = fs::remove_file(&lock_path).is_ok() && known;
+        Ok(Some(gone + usize::from(lock_gone)))
+    }
+
+    /// All services that have left something in the runtime directory.
+    pub fn all(dirs: &Dirs) -> Result<Vec<Self>> {
+        let failed = |cause| crate::store::unusable(dirs.runtime(), "cannot be listed", cause);
+        let mut names = std::collections::BTreeSet::new();
+        for entry in fs::read_dir(dirs.runtime()).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let stem = name.to_str().and_then(|name| name.rsplit_once('.'));
+            if let Some((stem, "sock" | "log" | "lock")) = stem {
+                names.insert(stem.to_owned());
+            }
+        }
+        let role = |name: &str| match name.starts_with("build-") {
+            true => Role::Build,
+            false => Role::Broker,
+        };
+        Ok(names
+            .into_iter()
+            .map(|name| Self::new(dirs, role(&name), &name, Vec::new()))
+            .collect())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Where the process writes what it has to say.
@@ -226,7 +261,7 @@ fn inherited_env() -> Vec<(OsString, OsString)> {
 
 /// The end of a service's log, for an error about it.
 pub fn log_tail(path: &Path) -> String {
-    let text = std::fs::read(path).unwrap_or_default();
+    let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(10)..].join("\n")
@@ -234,11 +269,11 @@ pub fn log_tail(path: &Path) -> String {
 
 /// Removes this process's log if nothing was written to it.
 pub fn discard_empty_log() {
-    let empty = std::fs::metadata("/proc/self/fd/2").is_ok_and(|meta| meta.is_file() && meta.len() == 0);
-    if let Ok(log) = std::fs::read_link("/proc/self/fd/2")
+    let empty = fs::metadata("/proc/self/fd/2").is_ok_and(|meta| meta.is_file() && meta.len() == 0);
+    if let Ok(log) = fs::read_link("/proc/self/fd/2")
         && empty
     {
         // Another process of the same name may have removed it.
-        let _ = std::fs::remove_file(log);
+        let _ = fs::remove_file(log);
     }
 }

@@ -1,6 +1,7 @@
 //! The process of a user that owns the machines on behalf of all test processes, spoken to over a socket.
 //! It knows neither tests nor how snapshots are made.
 
+mod address;
 mod client;
 mod link;
 mod message;
@@ -19,24 +20,19 @@ use crate::dirs::Dirs;
 use crate::pool::{Capacity, Pool, Want};
 use crate::role::{self, Role, Service};
 
+pub use address::{Address, addresses};
 pub use client::Lease;
 pub use link::{Control, Leased, Link};
 pub use message::Status;
 
 use client::Refusal;
-use message::{Hello, PROTOCOL, Reply};
+use message::{Hello, PROTOCOL};
 
 /// The variable a broker finds its settings in.
 const SETTINGS: &str = "VMTEST_BROKER_SETTINGS";
 
 /// How often another broker is tried when one goes away before it has said anything.
 const ATTEMPTS: usize = 5;
-
-/// How long a broker may take to say how it is.
-const STATUS_LIMIT: Duration = Duration::from_secs(5);
-
-/// How long a broker may take to end all machines and itself.
-const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a broker is told when it is started; the first client's count.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -163,53 +159,6 @@ pub fn run(listener: UnixListener) -> Result<()> {
     })
 }
 
-/// How the user's broker is, if one runs.
-pub async fn status(dirs: &Dirs) -> Result<Option<Status>> {
-    match converse(dirs, &Hello::Status, STATUS_LIMIT).await? {
-        None => Ok(None),
-        Some(Reply::Status(status)) => Ok(Some(status)),
-        Some(_) => Err(Error::new(
-            ErrorKind::Broker,
-            "the broker said something else than was asked",
-        )),
-    }
-}
-
-/// Ends the user's broker and all its machines; tells whether one ran.
-pub async fn stop(dirs: &Dirs) -> Result<bool> {
-    let reply = converse(dirs, &Hello::Stop, STOP_LIMIT).await?;
-    match reply {
-        Some(Reply::Failed(report)) => Err(report.into()),
-        other => Ok(other.is_some()),
-    }
-}
-
-async fn converse(dirs: &Dirs, hello: &Hello, limit: Duration) -> Result<Option<Reply>> {
-    let service = service(dirs, None)?;
-    let Some(stream) = service.find() else {
-        service.clear_if_dead()?;
-        return Ok(None);
-    };
-    let broken = |cause: std::io::Error| Error::new(ErrorKind::Broker, "the broker was asked").because(cause);
-    let talk = async {
-        let (mut reader, mut writer) = wire::split(stream)?;
-        writer.send(hello, None).await?;
-        let reply = reader.next::<Reply>().await?;
-        // Its end is waited for where it ends.
-        if matches!(hello, Hello::Stop) {
-            while reader.next::<Reply>().await?.is_some() {}
-        }
-        Ok(reply)
-    };
-    match tokio::time::timeout(limit, talk).await {
-        Ok(reply) => reply.map_err(broken),
-        Err(_) => Err(Error::new(
-            ErrorKind::TimedOut,
-            format!("the broker did not answer within {} s", limit.as_secs()),
-        )),
-    }
-}
-
 /// The protocol, the engines' features and the build are in the name: who may not understand each other
 /// does not meet. What machines may take of the host is one ledger for all.
 fn service(dirs: &Dirs, settings: Option<BrokerSettings>) -> Result<Service> {
@@ -224,6 +173,6 @@ fn service(dirs: &Dirs, settings: Option<BrokerSettings>) -> Result<Service> {
     };
     let features = crate::pool::names().join("+");
     let build = &env!("VMTEST_SOURCES")[..8];
-    let name = format!("broker-{PROTOCOL}-{features}-{build}");
+    let name = format!("{}{PROTOCOL}-{features}-{build}", address::PREFIX);
     Ok(Service::new(dirs, Role::Broker, &name, env))
 }

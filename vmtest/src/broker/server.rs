@@ -113,16 +113,24 @@ impl Server {
             return writer.send(&Reply::Failed(error.report()), None).await;
         }
         match reader.next::<Hello>().await? {
-            Some(Hello::Lease(want)) => self.lease(*want, &mut reader, &mut writer).await,
+            Some(Hello::Lease(want)) => {
+                let mut stop = self.stop.subscribe();
+                tokio::select! {
+                    served = self.lease(*want, &mut reader, &mut writer) => served,
+                    // The holder learns of it by the end of its connection.
+                    _ = stop.wait_for(|stop| *stop) => Ok(()),
+                }
+            }
             Some(Hello::Status) => writer.send(&Reply::Status(self.status()), None).await,
             Some(Hello::Stop) => {
+                // Ends the leases; warm forks end by the draining.
+                self.stop.send_replace(true);
                 let report = self
                     .pool
                     .drain(DRAIN_LIMIT)
                     .await
                     .err()
                     .map(|error| error.report());
-                self.stop.send_replace(true);
                 writer
                     .send(&report.map_or(Reply::Done, Reply::Failed), None)
                     .await

@@ -1,5 +1,6 @@
 //! The description of a built image, in its folder: what [`find`](super::Plan::find) reads.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use vmtest_backends::spec::Image;
 use super::shelf::{Shelf, unusable, write_json};
 
 /// Its name inside the image's folder.
-const FILE: &str = "image.json";
+pub(super) const FILE: &str = "image.json";
 
 /// A built image. Its paths are relative to the shelf, so that a cache can be moved.
 #[derive(Debug, Serialize, Deserialize)]
@@ -64,6 +65,19 @@ pub(super) fn find(shelf: &Shelf, digest: &str) -> Result<Option<Image>> {
         *path = shelf.root().join(&*path);
     }
     Ok(Some(built.image))
+}
+
+/// The keys of the other things on the shelf that the image under `digest` refers to.
+pub(super) fn uses(shelf: &Shelf, digest: &str) -> BTreeSet<String> {
+    let text = fs::read(shelf.place(digest).join(FILE)).unwrap_or_default();
+    let Ok(mut built) = serde_json::from_slice::<Built>(&text) else {
+        return BTreeSet::new();
+    };
+    let heads = paths(&mut built.image).filter_map(|path| {
+        let first = path.components().next()?.as_os_str().to_str()?;
+        Some(first.to_owned())
+    });
+    heads.filter(|key| key != digest).collect()
 }
 
 fn paths(image: &mut Image) -> impl Iterator<Item = &mut PathBuf> {

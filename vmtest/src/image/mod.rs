@@ -17,8 +17,10 @@ mod initrd;
 mod kernel;
 mod key;
 mod modules;
+mod needs;
 mod seed;
 mod shelf;
+mod shelved;
 mod sources;
 mod tiny;
 mod tool;
@@ -32,6 +34,9 @@ use vmtest_backends::{Error, ErrorKind, Result};
 
 use crate::config::{Config, DebianDecl, FilesDecl, ImageDecl, Source, TinyDecl};
 use crate::dirs::Dirs;
+
+pub use needs::{Need, can_make_trees, needs};
+pub use shelved::{Condition, Shelved, is_there, remove_fetched, shelved};
 
 use host::Host;
 use shelf::Shelf;

@@ -55,6 +55,12 @@ impl Shelf {
         intact(&folder).then_some(folder)
     }
 
+    /// What the thing with this key is, if it is there and its files have their sizes.
+    pub(super) fn what(&self, key: &str) -> Option<String> {
+        let folder = self.find(key)?;
+        read_list(&folder).map(|list| list.what)
+    }
+
     /// The folder of the thing with this key; `make` fills it when it is not there. At most one process
     /// makes it, the others wait: as long as that one lives, and all its steps have limits.
     pub(super) fn get(&self, key: &str, what: &str, say: Say<'_>, make: Make<'_>) -> Result<PathBuf> {
@@ -157,15 +163,16 @@ pub(super) fn unusable(path: &Path, what: &str, cause: io::Error) -> Error {
 }
 
 fn intact(folder: &Path) -> bool {
-    let Ok(text) = fs::read(folder.join(LIST)) else {
-        return false;
-    };
-    let Ok(list) = serde_json::from_slice::<List>(&text) else {
-        return false;
-    };
-    list.files
-        .iter()
-        .all(|(file, size)| fs::metadata(folder.join(file)).is_ok_and(|meta| meta.len() == *size))
+    read_list(folder).is_some_and(|list| {
+        let there = |(file, size): &(PathBuf, u64)| {
+            fs::metadata(folder.join(file)).is_ok_and(|meta| meta.len() == *size)
+        };
+        list.files.iter().all(there)
+    })
+}
+
+fn read_list(folder: &Path) -> Option<List> {
+    serde_json::from_slice(&fs::read(folder.join(LIST)).ok()?).ok()
 }
 
 /// The files of the first level, which are what is handed out; a whole tree would be dear to check each time.

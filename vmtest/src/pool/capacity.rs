@@ -31,6 +31,47 @@ pub struct Cost {
     pub cpus: u32,
 }
 
+/// A machine in the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its id, also the name of its folder.
+    pub id: String,
+    /// What it takes.
+    pub cost: Cost,
+    /// The key of the snapshot it is a fork of, or the digest of the image it was booted from: what must stay
+    /// while it lives.
+    pub origin: Option<String>,
+}
+
+/// An entry as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+struct Line {
+    #[serde(flatten)]
+    cost: Cost,
+    origin: Option<String>,
+}
+
+/// What is there for machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// The bounds of all machines together.
+    pub budget: Cost,
+    /// What those there are take.
+    pub used: Cost,
+    /// What the host has available now, without what is to stay free, in MiB.
+    pub available_mib: u64,
+}
+
+impl Room {
+    /// How many more machines of that cost fit.
+    pub fn fits(&self, cost: Cost) -> u64 {
+        let by_budget = self.budget.memory_mib.saturating_sub(self.used.memory_mib);
+        let by_memory = by_budget.min(self.available_mib) / cost.memory_mib.max(1);
+        let by_cpus = self.budget.cpus.saturating_sub(self.used.cpus) / cost.cpus.max(1);
+        by_memory.min(u64::from(by_cpus))
+    }
+}
+
 /// The ledger.
 #[derive(Debug)]
 pub struct Capacity {
@@ -84,8 +125,9 @@ impl Capacity {
         Ok(Self { machines, limits })
     }
 
-    /// Takes a place, if there is one. An error when the machine could never be borne.
-    pub fn admit(&self, id: &str, cost: Cost) -> Result<Admission> {
+    /// Takes a place for a machine made from `origin`, if there is one. An error when the machine could never
+    /// be borne.
+    pub fn admit(&self, id: &str, cost: Cost, origin: &str) -> Result<Admission> {
         let budget = self.budget();
         if let Some(what) = short(cost, budget) {
             let text = format!("a machine that {what} can never be admitted on this host");
@@ -110,10 +152,10 @@ impl Capacity {
             );
             return Ok(Admission::Later(text));
         }
-        self.take(id, cost).map(Admission::Granted)
+        self.take(id, cost, origin).map(Admission::Granted)
     }
 
-    fn take(&self, id: &str, cost: Cost) -> Result<Slot> {
+    fn take(&self, id: &str, cost: Cost, origin: &str) -> Result<Slot> {
         let lock_path = self.machines.join(format!("{id}.lock"));
         let failed = |cause| unusable(&lock_path, "cannot be made", cause);
         let lock = OpenOptions::new()
@@ -123,7 +165,11 @@ impl Capacity {
             .open(&lock_path);
         let mut lock = lock.map_err(failed)?;
         lock.lock().map_err(failed)?;
-        let text = serde_json::to_vec(&cost).map_err(|cause| failed(cause.into()))?;
+        let line = Line {
+            cost,
+            origin: Some(origin.to_owned()),
+        };
+        let text = serde_json::to_vec(&line).map_err(|cause| failed(cause.into()))?;
         lock.write_all(&text).map_err(failed)?;
         let folder = self.machines.join(id);
         let slot = Slot {
@@ -156,14 +202,27 @@ impl Capacity {
         Ok(swept)
     }
 
-    /// The machines there are now, of all processes, with their costs.
-    pub fn machines(&self) -> Result<Vec<(String, Cost)>> {
+    /// The machines there are now, of all processes.
+    pub fn machines(&self) -> Result<Vec<Entry>> {
         let _ledger = self.ledger()?;
         Ok(self
             .entries()?
             .into_iter()
-            .filter_map(|(id, cost)| Some((id, cost?)))
+            .filter_map(|(id, line)| {
+                let Line { cost, origin } = line?;
+                Some(Entry { id, cost, origin })
+            })
             .collect())
+    }
+
+    /// What is there for machines now.
+    pub fn room(&self) -> Result<Room> {
+        let _ledger = self.ledger()?;
+        Ok(Room {
+            budget: self.budget(),
+            used: self.used()?,
+            available_mib: available_mib().saturating_sub(RESERVE_MIB),
+        })
     }
 
     fn used(&self) -> Result<Cost> {
@@ -171,22 +230,22 @@ impl Capacity {
             memory_mib: 0,
             cpus: 0,
         };
-        for cost in self.entries()?.into_iter().filter_map(|(_, cost)| cost) {
-            used.memory_mib += cost.memory_mib;
-            used.cpus += cost.cpus;
+        for line in self.entries()?.into_iter().filter_map(|(_, line)| line) {
+            used.memory_mib += line.cost.memory_mib;
+            used.cpus += line.cost.cpus;
         }
         Ok(used)
     }
 
-    /// Every machine's id, with its cost if its owner lives.
-    fn entries(&self) -> Result<Vec<(String, Option<Cost>)>> {
+    /// Every machine's id, with its line if its owner lives.
+    fn entries(&self) -> Result<Vec<(String, Option<Line>)>> {
         let failed = |cause| unusable(&self.machines, "cannot be listed", cause);
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.machines).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             let Some(name) = name.to_str() else { continue };
             if let Some(id) = name.strip_suffix(".lock").filter(|id| !id.is_empty()) {
-                entries.push((id.to_owned(), held_cost(&self.machines.join(name))));
+                entries.push((id.to_owned(), held_line(&self.machines.join(name))));
             } else if name != LEDGER && !self.machines.join(format!("{name}.lock")).exists() {
                 entries.push((name.to_owned(), None));
             }
@@ -226,8 +285,8 @@ impl Capacity {
 /// The lock around reading and changing the ledger.
 const LEDGER: &str = "ledger";
 
-/// What a machine costs if somebody holds it.
-fn held_cost(path: &Path) -> Option<Cost> {
+/// What is written of a machine if somebody holds it.
+fn held_line(path: &Path) -> Option<Line> {
     let mut file = File::open(path).ok()?;
     match file.try_lock_shared() {
         Err(fs::TryLockError::WouldBlock) => {

@@ -28,7 +28,7 @@ use crate::dirs::Dirs;
 use crate::store::Store;
 
 pub use burial::Held;
-pub use capacity::{Capacity, Cost};
+pub use capacity::{Capacity, Cost, Entry, Room};
 pub use engines::{EngineChoice, engine, names};
 pub use fresh::Limits;
 pub use run::Run;
@@ -78,6 +78,14 @@ impl Origin {
         }
     }
 
+    /// The key of the snapshot, or the image's digest.
+    fn key(&self) -> &str {
+        match self {
+            Self::Boot(spec) => &spec.image.digest,
+            Self::Fork(snapshot) => &snapshot.manifest.key,
+        }
+    }
+
     fn source(&self) -> Source<'_> {
         match self {
             Self::Boot(spec) => Source::Boot(spec),
@@ -117,7 +125,7 @@ struct LineKey {
 }
 
 /// What QEMU itself needs besides the guest's memory, in MiB; measured: 25 to 45.
-const ENGINE_MIB: u64 = 64;
+pub const ENGINE_MIB: u64 = 64;
 
 /// How often a full host is looked at again while machines of other processes fill it.
 const RECHECK: Duration = Duration::from_millis(50);
@@ -217,7 +225,7 @@ impl Pool {
         let deadline = tokio::time::Instant::now() + want.lease_limit;
         loop {
             let freed = self.0.freed.notified();
-            let short = match self.0.capacity.admit(&id, cost)? {
+            let short = match self.0.capacity.admit(&id, cost, want.origin.key())? {
                 Admission::Granted(slot) => return Ok(slot),
                 Admission::Later(short) => short,
             };
@@ -239,7 +247,8 @@ impl Pool {
 
     /// A place if there is one right now.
     fn free_place(&self, want: &Want) -> Option<Slot> {
-        match self.0.capacity.admit(&hex(&unique()), self.cost(want)) {
+        let (id, cost) = (hex(&unique()), self.cost(want));
+        match self.0.capacity.admit(&id, cost, want.origin.key()) {
             Ok(Admission::Granted(slot)) => Some(slot),
             _ => None,
         }
