@@ -9,7 +9,7 @@ async fn a_tiny_machine_runs_a_program(vm: Vm) -> Result {
     let begin = Instant::now();
     let output = vm.command("id").arg("-u").await?.check()?;
     assert_eq!(output.text(), "0");
-    println!("{} ran it in {:?}", vm.engine(), begin.elapsed());
+    eprintln!("{} ran it in {:?}", vm.engine(), begin.elapsed());
     Ok(())
 }
 
