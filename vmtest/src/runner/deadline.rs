@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
+use crate::registry::Case;
 use crate::runner::report;
 use crate::sys;
 use crate::vm::Vm;
@@ -23,20 +24,21 @@ const FAILED: i32 = 101;
 pub(super) struct Deadline(AbortHandle);
 
 impl Deadline {
-    pub(super) fn watch(io: &Handle, test: String, limit: Duration, vm: Vm) -> Self {
+    pub(super) fn watch(io: &Handle, case: &'static Case, limit: Duration, vm: Vm) -> Self {
         let watch = io.spawn(async move {
             tokio::time::sleep(limit + GRACE).await;
             let console = tokio::time::timeout(Duration::from_secs(2), vm.console()).await;
             let console = console.ok().and_then(Result::ok).unwrap_or_default();
             let text = format!(
-                "failed: {test} still blocks its thread {} s after its limit of {} s (timeout); the process is \
+                "failed: {} still blocks its thread {} s after its limit of {} s (timeout); the process is \
                  ended, and with it every other test in it\n{}",
+                case.name(),
                 GRACE.as_secs(),
                 limit.as_secs_f32(),
                 report::console_tail(&console),
             );
             report::raw(&text);
-            report::note_blocked(&test, &text);
+            report::note_blocked(case, &text);
             sys::end_at_once(FAILED);
         });
         Self(watch.abort_handle())

@@ -199,7 +199,7 @@ fn body(case: &'static Case, setup: &Setup, machine: &Machine) -> (Duration, Bod
         Err(error) => return (limit, Ok(Some(Outcome::Errored(error)))),
     };
     let vm = machine.vm.clone();
-    let _deadline = Deadline::watch(&io, case.name(), limit, vm.clone());
+    let _deadline = Deadline::watch(&io, case, limit, vm.clone());
     let _current = vm::enter(vm.clone());
     let end = catch_unwind(AssertUnwindSafe(|| {
         let body = async { tokio::time::timeout(limit, case.body(vm)).await.ok() };

@@ -122,12 +122,8 @@ impl Record {
 }
 
 /// Notes a test whose process is being ended.
-pub(super) fn note_blocked(test: &str, text: &str) {
-    let record = Record {
-        test: test.to_owned(),
-        ..Record::default()
-    };
-    record.write(&Outcome::Failed(text.to_owned()));
+pub(super) fn note_blocked(case: &Case, text: &str) {
+    Record::of(case).write(&Outcome::Failed(text.to_owned()));
 }
 
 fn append(path: &Path, record: &Record) -> io::Result<()> {
