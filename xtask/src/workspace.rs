@@ -43,10 +43,10 @@ impl Workspace {
             .iter()
             .filter_map(|package| package["targets"].as_array())
             .flatten();
+        // Fixtures are no tests of their own: others run them.
         let tests = targets.filter(|target| {
-            target["kind"]
-                .as_array()
-                .is_some_and(|kinds| kinds.contains(&"test".into()))
+            let kinds = target["kind"].as_array();
+            kinds.is_some_and(|kinds| kinds.contains(&"test".into())) && target["test"] == true
         });
         let mut tests = tests
             .filter_map(|target| target["name"].as_str().map(String::from))

@@ -111,7 +111,13 @@ pub(crate) fn scan(state: &Path, spared: &BTreeSet<u32>) -> io::Result<BTreeSet<
     leaks.extend(bound_sockets(state)?);
     leaks.extend(locks(&files, spared)?);
     match fs::read_dir(state.join(MACHINES)) {
-        Ok(machines) => leaks.extend(machines.flatten().map(|entry| Leak::Machine(entry.path()))),
+        // The ledger belongs to no machine, and stays.
+        Ok(machines) => leaks.extend(
+            machines
+                .flatten()
+                .filter(|entry| entry.file_name() != "ledger")
+                .map(|entry| Leak::Machine(entry.path())),
+        ),
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
         Err(cause) => return Err(cause),
     }
