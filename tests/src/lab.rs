@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::process::Command;
+use vmtest::broker::Status;
 use vmtest::config::Config;
 use vmtest::dirs::Dirs;
 use vmtest::{broker, image};
@@ -125,13 +126,28 @@ impl Lab {
             .collect()
     }
 
+    /// The brokers that run.
+    ///
+    /// # Panics
+    ///
+    /// When they cannot be asked.
+    pub async fn brokers(&self) -> Vec<Status> {
+        let mut running = Vec::new();
+        for address in broker::addresses(&self.dirs).expect("brokers can be looked for") {
+            running.extend(address.status().await.expect("the broker answers"));
+        }
+        running
+    }
+
     /// Ends the broker and makes sure that nothing is left; removes the lab.
     ///
     /// # Panics
     ///
     /// When something is left after [`GONE_LIMIT`].
     pub async fn close(self) {
-        broker::stop(&self.dirs).await.expect("the broker can be stopped");
+        for address in broker::addresses(&self.dirs).expect("brokers can be looked for") {
+            address.stop().await.expect("the broker can be stopped");
+        }
         self.nothing_left(GONE_LIMIT).await;
         fs::remove_dir_all(&self.folder).expect("the lab can be removed");
     }
