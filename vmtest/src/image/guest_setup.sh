@@ -32,6 +32,12 @@ off systemd-pstore.service systemd-machine-id-commit.service systemd-update-utmp
 off modprobe@dm_mod.service modprobe@loop.service
 ln -sf /lib/systemd/system/multi-user.target /etc/systemd/system/default.target
 
+# Questions that every start would ask: of boot loaders, of partitions, of the address on a socket that is not there.
+mkdir -p /etc/systemd/system-generators
+for generator in bless-boot gpt-auto hibernate-resume integritysetup ssh tpm2 veritysetup; do
+    ln -sf /dev/null "/etc/systemd/system-generators/systemd-$generator-generator"
+done
+
 mkdir -p /etc/systemd/journald.conf.d /etc/systemd/system.conf.d /etc/systemd/logind.conf.d
 printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=16M\nRateLimitIntervalSec=0\n' >/etc/systemd/journald.conf.d/vmtest.conf
 printf '[Manager]\nShowStatus=no\nDefaultTimeoutStopSec=10s\n' >/etc/systemd/system.conf.d/vmtest.conf
@@ -49,3 +55,7 @@ rm -f /etc/ssh/ssh_host_rsa_key* /etc/ssh/ssh_host_ecdsa_key*
 printf 'HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\n' >/etc/ssh/sshd_config.d/vmtest.conf
 
 depmod "$KERNEL"
+ldconfig
+
+# Nothing has changed since: the caches need not be made again at the first start.
+touch /etc/.updated /var/.updated

@@ -54,8 +54,17 @@ impl Maker {
             Self::Root => wrapper,
             Self::Namespace => wrapper.args(["--user", "--map-root-user", "--map-auto"]),
         };
-        Ok(tool.within(wrapper.args(["--mount", "--pid", "--fork", "--kill-child", "--"])))
+        // In a chroot whose root is no mount nothing can be made private; mmdebstrap unmounts what it mounts.
+        let propagation = if root_is_a_mount() { "private" } else { "unchanged" };
+        let wrapper = wrapper.args(["--mount", "--propagation", propagation]);
+        Ok(tool.within(wrapper.args(["--pid", "--fork", "--kill-child", "--"])))
     }
+}
+
+/// Whether `/` is the root of a mount; otherwise we are in a chroot. Unknown counts as a mount.
+fn root_is_a_mount() -> bool {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    table.is_empty() || table.lines().any(|line| line.split(' ').nth(4) == Some("/"))
 }
 
 /// Removes a tree, if it is there; also one whose files belong to users of a namespace.
