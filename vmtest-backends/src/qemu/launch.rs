@@ -1,6 +1,7 @@
 //! Starting a QEMU process with its channels.
 
 use std::fs::File as StdFile;
+use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Stdio};
@@ -136,7 +137,25 @@ impl QemuMachine {
         );
         sent.map_err(failed)?;
         self.migrated(kind).await?;
-        self.qmp.run("cont", json!({})).await.map(|_| ()).map_err(failed)
+        self.go_on();
+        Ok(())
+    }
+
+    /// Lets the guest run. The answer is not waited for, the guest's own is: a refusal is noted in QEMU's log
+    /// and ends the machine, which tells it to whoever waits.
+    fn go_on(&self) {
+        let (qmp, child, log) = (
+            self.qmp.clone(),
+            self.child.clone(),
+            files::log_path(&self.folder),
+        );
+        tokio::spawn(async move {
+            if let Err(refusal) = qmp.run("cont", json!({})).await {
+                // The machine's end is told without its cause where even the log cannot be written.
+                let _ = files::log_file(&log).map(|mut log| writeln!(log, "{}", refusal.chain()));
+                child.kill_now();
+            }
+        });
     }
 }
 

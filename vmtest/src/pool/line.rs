@@ -1,6 +1,7 @@
 //! Forks of one snapshot: made for those who wait, and a few ahead of demand.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use vmtest_backends::backend::Life;
@@ -8,6 +9,10 @@ use vmtest_backends::{Error, ErrorKind, Result};
 
 use crate::pool::fresh::Fresh;
 use crate::pool::{LineKey, Origin, Pool, Want};
+
+/// How long a test that took a warm fork has the host to itself before the next one is made: some execs. Whoever
+/// waits meanwhile is served at once.
+const HEAD_START: Duration = Duration::from_millis(20);
 
 /// The forks of one snapshot.
 #[derive(Debug, Default)]
@@ -86,7 +91,7 @@ impl Pool {
         self.note_use_of_line(want.run, &key);
         let fresh = match (picked, wait) {
             (Some(fresh), _) => {
-                self.refill(want, &key);
+                self.refill_later(want, key);
                 return Ok((fresh, true));
             }
             (None, Some(wait)) => {
@@ -101,7 +106,7 @@ impl Pool {
                 ));
             }
         };
-        self.refill(want, &key);
+        self.refill_later(want, key);
         Ok((fresh, false))
     }
 
@@ -120,6 +125,15 @@ impl Pool {
                 pool.deliver(&want, &key, made);
             });
         }
+    }
+
+    /// Makes up for a fork that was taken, after its test has had a head start.
+    fn refill_later(&self, want: &Want, key: LineKey) {
+        let (pool, want) = (self.clone(), want.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(HEAD_START).await;
+            pool.refill(&want, &key);
+        });
     }
 
     /// Makes forks ahead of demand, where there is a place for them.
