@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use vmtest_backends::spec::Ready;
@@ -11,6 +11,9 @@ use crate::error::Result;
 use crate::figure::{Figure, percentile};
 use crate::floor::{self, Machine};
 use crate::product::Product;
+
+/// How long a fork has been waiting, at least, when it counts as warm: its guest has caught up with the time it slept.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// How often each thing is measured.
 #[derive(Debug, Clone, Copy)]
@@ -178,6 +181,7 @@ impl Bench {
         self.product.fork(1)?.end()?;
         for _ in 0..self.counts.forks {
             self.product.await_warm()?;
+            std::thread::park_timeout(IDLE);
             let begin = Instant::now();
             let ours = self.product.fork(1)?;
             ours.exec()?;
@@ -191,6 +195,7 @@ impl Bench {
 
             let mut floor = self.floor()?;
             floor.settle()?;
+            std::thread::park_timeout(IDLE);
             let begin = Instant::now();
             floor.agent.exec("true", &[])?;
             figure.floor.push(since(begin));
