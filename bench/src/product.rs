@@ -170,9 +170,10 @@ impl Product {
         let dirs = self.dirs.clone();
         let waiting = async move {
             loop {
-                let status = broker::status(&dirs).await?;
-                if status.is_some_and(|status| status.warm > 0) {
-                    return Ok(());
+                for address in broker::addresses(&dirs)? {
+                    if address.status().await?.is_some_and(|status| status.warm > 0) {
+                        return Ok(());
+                    }
                 }
                 tokio::time::sleep(POLL).await;
             }
