@@ -14,7 +14,7 @@ const BACKENDS: &[(u8, &[&str])] = &[
     (2, &["backend", "qemu"]),
 ];
 const VMTEST: &[(u8, &[&str])] = &[
-    (3, &["config", "dirs", "image", "store"]),
+    (3, &["config", "dirs", "image", "role", "store", "sys"]),
     (4, &["pool"]),
     (5, &["broker"]),
     (6, &["vm"]),

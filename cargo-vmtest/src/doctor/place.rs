@@ -36,10 +36,13 @@ fn cache(path: &Path) -> Finding {
     let text = match shares_blocks(path) {
         Err(cause) => return Finding::missing(what, format!("{shown} cannot be written to: {cause}")),
         Ok(true) => format!(
-            "{shown}, {} free, shares blocks between copies",
+            "{shown}, mode 0700 and this user's, {} free, shares blocks between copies",
             quantity::bytes(free)
         ),
-        Ok(false) => format!("{shown}, {} free, copies share no blocks", quantity::bytes(free)),
+        Ok(false) => format!(
+            "{shown}, mode 0700 and this user's, {} free, copies share no blocks",
+            quantity::bytes(free)
+        ),
     };
     match free < LITTLE_SPACE {
         false => Finding::good(what, text),
@@ -53,7 +56,7 @@ fn cache(path: &Path) -> Finding {
 fn runtime(path: &Path) -> Finding {
     let shown = path.display();
     match probe_file(path) {
-        Ok(_) => Finding::good("sockets", shown.to_string()),
+        Ok(_) => Finding::good("sockets", format!("{shown}, mode 0700 and this user's")),
         Err(cause) => Finding::missing("sockets", format!("{shown} cannot be written to: {cause}")),
     }
 }
