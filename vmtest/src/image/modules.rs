@@ -4,11 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lzma_rust2::XzReader;
 use vmtest_backends::{Error, ErrorKind, Result};
 
 use super::elf;
+use super::tool::Tool;
+
+/// The limit of unpacking a module by a program.
+const UNPACK_LIMIT: Duration = Duration::from_secs(30);
 
 /// A module, unpacked.
 #[derive(Debug, Clone)]
@@ -103,9 +108,10 @@ fn needs(info: &[u8]) -> Vec<String> {
 
 fn unpacked(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let file = io::BufReader::new(File::open(path)?);
+    let mut file = io::BufReader::new(File::open(path)?);
     match path.extension().and_then(|end| end.to_str()) {
-        Some("ko") => io::BufReader::new(file).read_to_end(&mut bytes)?,
+        Some("ko") => file.read_to_end(&mut bytes)?,
+        Some("zst") => return unpacked_by_zstd(path),
         Some("xz") => XzReader::new(file, true).read_to_end(&mut bytes)?,
         _ => {
             return Err(io::Error::other(format!(
@@ -115,6 +121,15 @@ fn unpacked(path: &Path) -> io::Result<Vec<u8>> {
         }
     };
     Ok(bytes)
+}
+
+/// Ubuntu's packing; its program is part of every Ubuntu.
+fn unpacked_by_zstd(path: &Path) -> io::Result<Vec<u8>> {
+    let tool = Tool::new("zstd", "zstd", UNPACK_LIMIT).map_err(io::Error::other)?;
+    tool.args(["--decompress", "--stdout", "--quiet", "--"])
+        .arg(path)
+        .output()
+        .map_err(io::Error::other)
 }
 
 fn walk(folder: &Path, files: &mut BTreeMap<String, PathBuf>) -> io::Result<()> {
