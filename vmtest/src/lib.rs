@@ -51,6 +51,7 @@
 pub mod __private;
 pub mod broker;
 pub mod config;
+pub mod conformance;
 pub mod dirs;
 pub mod image;
 pub mod outcome;
