@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::process::Command;
+use vmtest_tests::files::{appears, vanishes};
 use vmtest_tests::program::{Running, run};
 use vmtest_tests::{Ended, Fixture, Lab};
 
@@ -321,41 +322,6 @@ async fn a_killed_test_gives_its_machine_back() {
     test.ended(ONE_LIMIT).await;
     vanishes(&folder, Duration::from_secs(5)).await;
     lab.close().await;
-}
-
-/// The content of a file that another process writes.
-async fn appears(file: &std::path::Path, limit: Duration) -> String {
-    watch(
-        limit,
-        || std::fs::read_to_string(file).ok(),
-        &format!("{} to appear", file.display()),
-    )
-    .await
-}
-
-async fn vanishes(path: &std::path::Path, limit: Duration) {
-    watch(
-        limit,
-        || (!path.exists()).then_some(()),
-        &format!("{} to vanish", path.display()),
-    )
-    .await;
-}
-
-/// What other processes do to files is looked for again and again.
-async fn watch<T>(limit: Duration, look: impl Fn() -> Option<T>, what: &str) -> T {
-    let seen = async {
-        let mut looks = tokio::time::interval(Duration::from_millis(20));
-        loop {
-            looks.tick().await;
-            if let Some(seen) = look() {
-                return seen;
-            }
-        }
-    };
-    tokio::time::timeout(limit, seen)
-        .await
-        .unwrap_or_else(|_| panic!("waited {limit:?} for {what}"))
 }
 
 #[tokio::test]
