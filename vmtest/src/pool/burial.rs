@@ -187,10 +187,11 @@ fn note_use(store: &Store, key: &str, pid: u32) {
     }
 }
 
-/// Memory of a process that it shares with nobody.
+/// Memory of a process that is nobody else's: what it wrote. A counter of the kernel's, for to walk all of its
+/// pages would take longer than its end.
 fn private_bytes(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let private = text.lines().filter(|line| line.starts_with("Private_"));
-    let kib = private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    Some(kib.sum::<u64>() * 1024)
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let written = text.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    let kib: u64 = written.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
 }
