@@ -142,27 +142,42 @@ impl Bench {
 
     fn cold_forks(&mut self) -> Result<Vec<Figure>> {
         let (mut fork, mut teardown) = (self.figure("cold_fork", "ms"), self.figure("teardown", "ms"));
-        for _ in 0..self.counts.forks {
-            let begin = Instant::now();
-            let ours = self.product.fork(0)?;
-            let leased = since(begin);
-            ours.exec()?;
-            let whole = since(begin);
-            fork.ours.push(whole);
-            self.note_ours(&ours.phases(), leased, whole);
-            teardown.ours.push(ours.end()?);
-
-            let begin = Instant::now();
-            let floor = self.floor()?;
-            fork.floor.push(since(begin));
-            for (name, at) in &floor.phases {
-                note(&mut self.phases.floor, name, *at);
+        for turn in 0..self.counts.forks {
+            // Each goes first as often as the other: what one leaves behind for the host to do falls on both.
+            for ours in [turn % 2 == 0, turn % 2 != 0] {
+                if ours {
+                    self.cold_fork(&mut fork, &mut teardown)?;
+                } else {
+                    self.cold_floor(&mut fork, &mut teardown)?;
+                }
             }
-            let begin = Instant::now();
-            floor.kill()?;
-            teardown.floor.push(since(begin));
         }
         Ok(vec![fork, teardown])
+    }
+
+    fn cold_fork(&mut self, fork: &mut Figure, teardown: &mut Figure) -> Result {
+        let begin = Instant::now();
+        let ours = self.product.fork(0)?;
+        let leased = since(begin);
+        ours.exec()?;
+        let whole = since(begin);
+        fork.ours.push(whole);
+        self.note_ours(&ours.phases(), leased, whole);
+        teardown.ours.push(ours.end()?);
+        Ok(())
+    }
+
+    fn cold_floor(&mut self, fork: &mut Figure, teardown: &mut Figure) -> Result {
+        let begin = Instant::now();
+        let floor = self.floor()?;
+        fork.floor.push(since(begin));
+        for (name, at) in &floor.phases {
+            note(&mut self.phases.floor, name, *at);
+        }
+        let begin = Instant::now();
+        floor.kill()?;
+        teardown.floor.push(since(begin));
+        Ok(())
     }
 
     fn note_ours(&mut self, phases: &[(String, f64)], leased: f64, whole: f64) {
