@@ -104,7 +104,12 @@ pub(super) fn image_tools(config: &Config, dirs: &Dirs) -> Vec<Finding> {
         })
         .collect();
     if let Err(error) = image::can_make_trees() {
-        findings.push(needed(one_line(&error)));
+        // `tiny` can be made all the same.
+        let text = format!(
+            "no image of packages, such as debian, can be made: {}",
+            one_line(&error)
+        );
+        findings.push(Finding::lacking(what, text));
     }
     if findings.is_empty() {
         let names: Vec<&str> = needs.iter().map(|need| need.program).collect();
