@@ -139,15 +139,24 @@ impl Lab {
         running
     }
 
+    /// Ends the broker.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end.
+    pub async fn stop(&self) {
+        for address in broker::addresses(&self.dirs).expect("brokers can be looked for") {
+            address.stop().await.expect("the broker can be stopped");
+        }
+    }
+
     /// Ends the broker and makes sure that nothing is left; removes the lab.
     ///
     /// # Panics
     ///
     /// When something is left after [`GONE_LIMIT`].
     pub async fn close(self) {
-        for address in broker::addresses(&self.dirs).expect("brokers can be looked for") {
-            address.stop().await.expect("the broker can be stopped");
-        }
+        self.stop().await;
         self.nothing_left(GONE_LIMIT).await;
         fs::remove_dir_all(&self.folder).expect("the lab can be removed");
     }
