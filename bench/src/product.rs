@@ -30,11 +30,13 @@ const POLL: Duration = Duration::from_millis(5);
 static SEEN: Mutex<Option<(String, Template)>> = Mutex::new(None);
 
 #[vm_test(image = "tiny", timeout = "5m")]
+#[ignore = "run by the bench"]
 async fn tiny(vm: Vm) -> Result {
     see(&vm)
 }
 
 #[vm_test(image = "debian", timeout = "5m")]
+#[ignore = "run by the bench"]
 async fn debian(vm: Vm) -> Result {
     see(&vm)
 }
