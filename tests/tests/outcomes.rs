@@ -81,7 +81,10 @@ static PLAIN: [Ending; 16] = [
     (
         "wants_an_unknown_snapshot",
         "errored",
-        &["invalid request: image tiny has no snapshot \"nothing-of-the-kind\"; it has booted, parent"],
+        &[
+            "invalid request: image tiny has no snapshot \"nothing-of-the-kind\"; it has booted, ",
+            " parent",
+        ],
     ),
 ];
 
