@@ -45,6 +45,8 @@ pub struct Leased {
     pub engine: String,
     /// Whether it waited ready, forked ahead of demand.
     pub warm: bool,
+    /// The process that owns it.
+    pub owner: u32,
     /// Whether it is the first of its run of tests.
     pub first: bool,
     /// The first channel number that the next speaker on the agent's connection may use.

@@ -13,6 +13,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use vmtest_backends::process::wait_for_end;
 use vmtest_backends::{Error, ErrorKind, Result};
 
 use crate::config::PoolLimits;
@@ -30,6 +31,9 @@ use message::{Hello, PROTOCOL};
 
 /// The variable a broker finds its settings in.
 const SETTINGS: &str = "VMTEST_BROKER_SETTINGS";
+
+/// How long a broker that was killed may take to be gone, with all it held.
+const END_LIMIT: Duration = Duration::from_secs(3);
 
 /// How often another broker is tried when one goes away before it has said anything.
 const ATTEMPTS: usize = 5;
@@ -105,7 +109,13 @@ impl Broker {
     /// process has ended the machine when this returns.
     pub async fn give_back(&self, lease: Lease) -> Result<()> {
         match &self.0 {
-            Way::Service(..) if lease.is_lost() => self.after_loss(),
+            Way::Service(..) if lease.is_lost() => {
+                let owner = lease.leased().owner;
+                drop(lease);
+                // Its connections close before its locks do; one that will not end is left to the next.
+                let _ = tokio::time::timeout(END_LIMIT, wait_for_end(owner)).await;
+                self.after_loss();
+            }
             Way::Service(..) => {}
             Way::Here(_) => lease.release().await?,
         }
@@ -115,6 +125,10 @@ impl Broker {
     async fn connect(&self) -> Result<UnixStream> {
         match &self.0 {
             Way::Service(service, _) => {
+                // A socket that listens answers at once; only a start takes time.
+                if let Some(stream) = service.find() {
+                    return Ok(stream);
+                }
                 let service = service.clone();
                 let connected = tokio::task::spawn_blocking(move || service.connect()).await;
                 connected.unwrap_or_else(|cause| {

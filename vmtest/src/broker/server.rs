@@ -185,6 +185,7 @@ async fn hand_over(held: &mut Held, writer: &mut Writer) -> Result<watch::Receiv
         fork_id: held.fork_id(),
         engine: held.engine().to_owned(),
         warm: held.warm(),
+        owner: std::process::id(),
         first: held.first(),
         next_channel,
         phases: held.phases().to_vec(),

@@ -139,6 +139,7 @@ fn leased() -> Leased {
         fork_id: "0".repeat(32),
         engine: "this host".into(),
         warm: false,
+        owner: std::process::id(),
         first: false,
         next_channel: 1,
         phases: Vec::new(),
