@@ -1,7 +1,8 @@
 //! Machines of many tests at once: kept apart, owned by one broker, and gone when nobody wants them.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -148,9 +149,19 @@ async fn twenty_processes_at_once_have_one_broker() {
     assert!(first.status.success(), "{}", first.output);
     lab.stop().await;
     let start = |_| Running::start(libtest(&lab, fixture, &["--exact", "cases::plain::passes"]));
+    // Held until all of them have found no broker: the race is on, and not left to chance.
+    let lock = File::open(lock_of_broker(&lab)).expect("the first broker's lock is there");
+    lock.lock().expect("nobody holds it");
     let tests: Vec<_> = (0..20).map(start).collect();
+    until(LIMIT, "twenty to wait", || {
+        (waiting_for(&lock) == 20).then_some(())
+    })
+    .await;
+    let (folder, early) = (lab.folder().to_owned(), brokers_of(lab.folder()));
+    assert!(early.is_empty(), "started past the lock: {early:?}");
+    drop(lock);
     let mut brokers = BTreeSet::new();
-    let (folder, ended) = (lab.folder().to_owned(), tokio::spawn(all_ended(tests)));
+    let ended = tokio::spawn(all_ended(tests));
     while !ended.is_finished() {
         let now: Vec<_> = brokers_of(&folder);
         assert!(now.len() <= 1, "two at once: {now:?}");
@@ -178,4 +189,24 @@ fn brokers_of(folder: &std::path::Path) -> Vec<String> {
         .into_iter()
         .filter(|line| line.contains("(vmtest-broker "))
         .collect()
+}
+
+fn lock_of_broker(lab: &Lab) -> PathBuf {
+    let entries = fs::read_dir(lab.dirs().runtime()).expect("there is a runtime directory");
+    let mut paths = entries.flatten().map(|entry| entry.path());
+    let lock = paths.find(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("broker-") && name.ends_with(".lock")
+    });
+    lock.expect("a broker has run")
+}
+
+/// How many wait for the lock: `1: -> FLOCK  ADVISORY  WRITE 708 08:01:12345 0 EOF`.
+fn waiting_for(lock: &File) -> usize {
+    let inode = format!(":{} ", lock.metadata().expect("it is open").ino());
+    let table = fs::read_to_string("/proc/locks").expect("/proc can be read");
+    let waiting = table
+        .lines()
+        .filter(|line| line.contains("->") && line.contains(&inode));
+    waiting.count()
 }
