@@ -1,10 +1,11 @@
 //! Where things of ours live: directories of mode 0700, owned by the effective user, refused otherwise.
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use vmtest_backends::{Error, ErrorKind, Result};
 
@@ -17,10 +18,15 @@ pub struct Dirs {
 
 impl Dirs {
     /// `VMTEST_DIR` (both places inside it), else `$XDG_CACHE_HOME/vmtest` (or `~/.cache/vmtest`) and
-    /// `$XDG_RUNTIME_DIR/vmtest` (or `/tmp/vmtest-UID`). Both are made when missing.
+    /// `$XDG_RUNTIME_DIR/vmtest` (or `/tmp/vmtest-UID`). Both are made when missing. A relative one counts from
+    /// the working directory.
     pub fn from_env() -> Result<Self> {
+        Self::named_by(&|name| env::var_os(name))
+    }
+
+    fn named_by(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Self> {
         let set = |name| {
-            env::var_os(name)
+            variable(name)
                 .filter(|value| !value.is_empty())
                 .map(PathBuf::from)
         };
@@ -39,10 +45,15 @@ impl Dirs {
         Self::made(both.join("cache"), both.join("run"))
     }
 
+    /// Both are kept as absolute paths: the processes that are told of them work in another directory.
     fn made(cache: PathBuf, runtime: PathBuf) -> Result<Self> {
         make(&cache)?;
         make(&runtime)?;
-        Ok(Self { cache, runtime })
+        let absolute = |path: &Path| path::absolute(path).map_err(|cause| cannot_make(path, cause));
+        Ok(Self {
+            cache: absolute(&cache)?,
+            runtime: absolute(&runtime)?,
+        })
     }
 
     /// Images, snapshots, machine folders, locks.
@@ -123,4 +134,48 @@ fn cannot_make(path: &Path, cause: io::Error) -> Error {
         format!("the directory {} cannot be made", path.display()),
     )
     .because(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder inside the working directory of tests, with its relative path.
+    struct Here(PathBuf);
+
+    impl Here {
+        fn new(name: &str) -> Self {
+            let path = PathBuf::from(format!("../target/test-dirs-{name}-{}", std::process::id()));
+            fs::create_dir_all("../target").unwrap();
+            make(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Here {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn relative_places_become_absolute() {
+        let here = Here::new("relative");
+        let variables: [&[(&str, &str)]; 3] = [
+            &[("VMTEST_DIR", "both")],
+            &[("XDG_CACHE_HOME", "xdg"), ("XDG_RUNTIME_DIR", "")],
+            &[("HOME", "home"), ("XDG_RUNTIME_DIR", "")],
+        ];
+        for set in variables {
+            let variable = |name: &str| {
+                let (_, value) = set.iter().find(|(known, _)| *known == name)?;
+                Some(here.0.join(value).into_os_string())
+            };
+            let dirs = Dirs::named_by(&variable).unwrap();
+            for place in [dirs.cache(), dirs.runtime()] {
+                assert!(place.is_absolute(), "{set:?} gave {}", place.display());
+                assert!(place.is_dir());
+            }
+        }
+    }
 }

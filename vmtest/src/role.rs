@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -217,8 +217,7 @@ impl Service {
             .arg0(format!("vmtest-{}", self.role.as_str()))
             .args(args)
             .env_clear()
-            .envs(inherited_env())
-            .envs(self.env.iter().cloned());
+            .envs(environment(env::vars_os(), &self.env));
         command.env(VARIABLE, self.role.as_str()).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         sys::detach(&mut command, listener);
@@ -231,32 +230,70 @@ impl Service {
     }
 }
 
-/// What a process with a role may know of the environment it was started from: where things are, and what
-/// lets a CI runner find and end it.
-fn inherited_env() -> Vec<(OsString, OsString)> {
-    const KEPT: [&str; 14] = [
-        "PATH",
-        "HOME",
-        "USER",
-        "LANG",
-        "TZ",
-        "TMPDIR",
-        "LD_LIBRARY_PATH",
-        "XDG_CACHE_HOME",
-        "XDG_RUNTIME_DIR",
-        "VMTEST_DIR",
-        "RUNNER_TRACKING_ID",
-        "RUST_BACKTRACE",
-        "http_proxy",
-        "https_proxy",
-    ];
-    let mut env: Vec<_> = KEPT
-        .iter()
-        .filter_map(|name| Some(((*name).into(), env::var_os(name)?)))
-        .collect();
+/// What a process with a role may know of the environment it was started from: where things are, how the
+/// network is reached, and what lets a CI runner find and end it.
+const INHERITED: [&str; 24] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "TZ",
+    "TMPDIR",
+    "LD_LIBRARY_PATH",
+    "XDG_CACHE_HOME",
+    "XDG_RUNTIME_DIR",
+    "VMTEST_DIR",
+    "RUNNER_TRACKING_ID",
+    "RUST_BACKTRACE",
+    "APT_CONFIG",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "CURL_CA_BUNDLE",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+    "all_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "ALL_PROXY",
+];
+
+/// The variables that hold one path each. It may be relative, and a process with a role works elsewhere.
+const PLACES: [&str; 12] = [
+    "HOME",
+    "TMPDIR",
+    "XDG_CACHE_HOME",
+    "XDG_RUNTIME_DIR",
+    "VMTEST_DIR",
+    "VMTEST_CONFIG",
+    "VMTEST_QEMU",
+    "VMTEST_REPORT",
+    "CARGO_MANIFEST_DIR",
+    "APT_CONFIG",
+    "SSL_CERT_FILE",
+    "CURL_CA_BUNDLE",
+];
+
+/// The environment of a process with a role: what it inherits of ours, and what it is told in `told`.
+fn environment(
+    ours: impl IntoIterator<Item = (OsString, OsString)>,
+    told: &[(OsString, OsString)],
+) -> Vec<(OsString, OsString)> {
+    let inherited = ours
+        .into_iter()
+        .filter(|(name, _)| INHERITED.iter().any(|known| name == known));
+    let mut env: Vec<_> = inherited.chain(told.iter().cloned()).map(placed).collect();
     // Coverage data of a process that is killed would be damaged.
     env.push(("LLVM_PROFILE_FILE".into(), "/dev/null".into()));
     env
+}
+
+fn placed((name, value): (OsString, OsString)) -> (OsString, OsString) {
+    let is_place = PLACES.iter().any(|known| name == *known) && !value.is_empty();
+    // Without a working directory a relative path leads nowhere, here and there.
+    let absolute = path::absolute(&value).ok().filter(|_| is_place);
+    (name, absolute.map_or(value, PathBuf::into_os_string))
 }
 
 /// The end of a service's log, for an error about it.
@@ -275,5 +312,50 @@ pub fn discard_empty_log() {
     {
         // Another process of the same name may have removed it.
         let _ = fs::remove_file(log);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(vars: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        vars.iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect()
+    }
+
+    fn value<'a>(env: &'a [(OsString, OsString)], name: &str) -> Option<&'a str> {
+        let (_, value) = env.iter().rev().find(|(known, _)| known == name)?;
+        value.to_str()
+    }
+
+    #[test]
+    fn a_role_gets_places_as_absolute_paths() {
+        let ours = pairs(&[("XDG_CACHE_HOME", "cache"), ("TMPDIR", ""), ("LANG", "C")]);
+        let told = pairs(&[("VMTEST_DIR", "state"), ("VMTEST_MEMORY", "512")]);
+        let env = environment(ours, &told);
+        let here = env::current_dir().unwrap();
+        let below = |name: &str| here.join(name).to_str().map(str::to_owned);
+        assert_eq!(value(&env, "XDG_CACHE_HOME"), below("cache").as_deref());
+        assert_eq!(value(&env, "VMTEST_DIR"), below("state").as_deref());
+        assert_eq!(value(&env, "TMPDIR"), Some(""));
+        assert_eq!(value(&env, "LANG"), Some("C"));
+        assert_eq!(value(&env, "VMTEST_MEMORY"), Some("512"));
+    }
+
+    #[test]
+    fn a_role_reaches_the_network_as_we_do_and_learns_no_secrets() {
+        let ours = pairs(&[
+            ("HTTPS_PROXY", "http://proxy:3128"),
+            ("no_proxy", "localhost"),
+            ("SSL_CERT_FILE", "/etc/ssl/own.pem"),
+            ("AWS_SECRET_ACCESS_KEY", "secret"),
+        ]);
+        let env = environment(ours, &[]);
+        assert_eq!(value(&env, "HTTPS_PROXY"), Some("http://proxy:3128"));
+        assert_eq!(value(&env, "no_proxy"), Some("localhost"));
+        assert_eq!(value(&env, "SSL_CERT_FILE"), Some("/etc/ssl/own.pem"));
+        assert_eq!(value(&env, "AWS_SECRET_ACCESS_KEY"), None);
     }
 }

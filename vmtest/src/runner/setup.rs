@@ -125,7 +125,8 @@ impl Setup {
     fn choice(&self, name: &str) -> EngineChoice {
         let program = env::var_os("VMTEST_QEMU")
             .filter(|path| !path.is_empty())
-            .map(PathBuf::from);
+            // The broker works in another directory; what cannot be resolved is reported as it was given.
+            .map(|path| std::path::absolute(&path).unwrap_or_else(|_| PathBuf::from(path)));
         EngineChoice {
             backend: name.to_owned(),
             accel: self.config.settings().accel,
