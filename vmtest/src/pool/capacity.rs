@@ -14,6 +14,7 @@ use vmtest_backends::{Error, ErrorKind, Result};
 
 use crate::config::{MemoryLimit, PoolLimits};
 use crate::dirs::Dirs;
+use crate::pool::memory;
 use crate::store::unusable;
 
 /// What stays free of the host's available memory, in MiB.
@@ -144,7 +145,7 @@ impl Capacity {
                 "all machines together would be one that {what}"
             )));
         }
-        let available = available_mib();
+        let available = memory::available_mib();
         if cost.memory_mib + RESERVE_MIB > available {
             let text = format!(
                 "{} MiB are needed and {available} MiB are available",
@@ -221,7 +222,7 @@ impl Capacity {
         Ok(Room {
             budget: self.budget(),
             used: self.used()?,
-            available_mib: available_mib().saturating_sub(RESERVE_MIB),
+            available_mib: memory::available_mib().saturating_sub(RESERVE_MIB),
         })
     }
 
@@ -268,7 +269,7 @@ impl Capacity {
     }
 
     fn budget(&self) -> Cost {
-        let total = host_mib();
+        let total = memory::total_mib();
         let memory_mib = match self.limits.memory {
             MemoryLimit::Percent(share) => total * u64::from(share) / 100,
             MemoryLimit::Mib(mib) => u64::from(mib),
@@ -313,46 +314,4 @@ fn short(cost: Cost, budget: Cost) -> Option<String> {
     } else {
         None
     }
-}
-
-/// The host's memory, or the control group's limit where that is less, in MiB.
-fn host_mib() -> u64 {
-    let total = meminfo_mib("MemTotal:");
-    cgroup_limit_mib().map_or(total, |limit| limit.min(total))
-}
-
-fn available_mib() -> u64 {
-    let available = meminfo_mib("MemAvailable:");
-    let group = cgroup_limit_mib().zip(cgroup_mib("memory.current"));
-    group.map_or(available, |(limit, used)| {
-        available.min(limit.saturating_sub(used))
-    })
-}
-
-fn meminfo_mib(field: &str) -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix(field))
-        .unwrap_or_default();
-    line.split_whitespace()
-        .next()
-        .and_then(|kib| kib.parse::<u64>().ok())
-        .unwrap_or(0)
-        / 1024
-}
-
-fn cgroup_limit_mib() -> Option<u64> {
-    cgroup_mib("memory.max")
-}
-
-/// A value of this process's control group (version 2), in MiB.
-fn cgroup_mib(file: &str) -> Option<u64> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let group = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let path = Path::new("/sys/fs/cgroup")
-        .join(group.trim_start_matches('/'))
-        .join(file);
-    let bytes: u64 = fs::read_to_string(path).ok()?.trim().parse().ok()?;
-    Some(bytes >> 20)
 }

@@ -8,6 +8,7 @@ mod capacity;
 mod engines;
 mod fresh;
 mod line;
+mod memory;
 mod run;
 
 use std::collections::HashMap;
