@@ -106,7 +106,7 @@ impl Qemu {
         let cache = &self.0.settings.cache;
         match (trial::remembered(binary, cache), spec) {
             (Some(verdict), _) => Ok(verdict),
-            (None, Some(spec)) => Ok(trial::run(binary, spec, cache).await),
+            (None, Some(spec)) => trial::run(binary, &Accelerator::kvm(), spec, cache).await,
             // Somebody else tried before and asks for it by name.
             (None, None) if self.0.settings.accelerator == Preference::Kvm => Ok(None),
             (None, None) => Ok(Some("no guest has been tried on it yet".into())),
@@ -148,12 +148,24 @@ impl Backend for Qemu {
 }
 
 /// Boots a machine with memory in a file of its own.
-pub(super) async fn boot(
+async fn boot(
     binary: &Binary,
     accelerator: &Accelerator,
     spec: &Spec,
     place: &Place,
 ) -> Result<super::machine::QemuMachine> {
+    boot_launch(binary, accelerator, spec, place)?
+        .run(ErrorKind::Start)
+        .await
+}
+
+/// A machine about to boot, of an image that is there and with room for its memory.
+pub(super) fn boot_launch<'a>(
+    binary: &'a Binary,
+    accelerator: &'a Accelerator,
+    spec: &'a Spec,
+    place: &'a Place,
+) -> Result<Launch<'a>> {
     let image = &spec.image;
     for path in image
         .kernel
@@ -170,7 +182,7 @@ pub(super) async fn boot(
             format: disk.format,
         }]
     };
-    let launch = Launch {
+    Ok(Launch {
         binary,
         accelerator,
         spec,
@@ -178,6 +190,5 @@ pub(super) async fn boot(
         memory: Memory::Own(place.folder.join(RAM)),
         below: image.disks.iter().map(bottom).collect(),
         incoming: None,
-    };
-    launch.run(ErrorKind::Start).await
+    })
 }

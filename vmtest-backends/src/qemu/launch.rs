@@ -40,6 +40,13 @@ pub(super) struct Launch<'a> {
 impl Launch<'_> {
     /// Starts the process; a booting one runs at once, a fork once its state is loaded.
     pub(super) async fn run(self, kind: ErrorKind) -> Result<QemuMachine> {
+        let (machine, incoming) = self.spawn(kind).await?;
+        machine.greet(incoming, kind).await?;
+        Ok(machine)
+    }
+
+    /// Starts the process, which has not said a word yet; returns the state it is to load besides.
+    pub(super) async fn spawn(self, kind: ErrorKind) -> Result<(QemuMachine, Option<String>)> {
         let folder = &self.place.folder;
         let chains = self.with_overlays()?;
         let uplink = if self.place.network {
@@ -89,8 +96,7 @@ impl Launch<'_> {
             watched,
             agent: Some(ends.agent),
         };
-        machine.greet(argv.incoming, kind).await?;
-        Ok(machine)
+        Ok((machine, argv.incoming))
     }
 
     /// Each disk's chain with an empty overlay of this machine's own on top.
@@ -110,7 +116,7 @@ impl Launch<'_> {
 impl QemuMachine {
     /// Opens the monitor and, for a fork, loads its state and lets it run. The commands are sent together,
     /// before QEMU is even up.
-    async fn greet(&self, incoming: Option<String>, kind: ErrorKind) -> Result<()> {
+    pub(super) async fn greet(&self, incoming: Option<String>, kind: ErrorKind) -> Result<()> {
         let failed = |cause: Error| {
             let what = if incoming.is_some() {
                 "QEMU did not load the snapshot"
