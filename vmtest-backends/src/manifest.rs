@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::spec::{DiskFormat, Spec};
 
 /// The format of manifests and snapshot folders; other numbers are refused.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The name of the manifest inside a snapshot's folder.
 pub const FILE: &str = "manifest.json";
@@ -50,6 +51,24 @@ pub struct Layer {
     pub file: PathBuf,
     /// Its format.
     pub format: DiskFormat,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was last written, in nanoseconds since 1970: a parent that was made again has the same key and
+    /// other blocks, which must not go under this snapshot.
+    pub modified: i128,
+}
+
+impl Layer {
+    /// The layer `file` of the store `store`, as it lies there now.
+    pub fn look(store: &Path, file: &Path, format: DiskFormat) -> std::io::Result<Self> {
+        let meta = fs::metadata(store.join(file))?;
+        Ok(Self {
+            file: file.to_owned(),
+            format,
+            size: meta.len(),
+            modified: i128::from(meta.mtime()) * 1_000_000_000 + i128::from(meta.mtime_nsec()),
+        })
+    }
 }
 
 impl Manifest {
@@ -83,7 +102,20 @@ impl Manifest {
                 Err(cause) => return Err(unusable(&path, &format!("{name} is missing")).because(cause)),
             }
         }
+        manifest.check_layers(&path, folder.parent().unwrap_or(folder))?;
         Ok(Some(manifest))
+    }
+
+    fn check_layers(&self, path: &Path, store: &Path) -> Result<()> {
+        for layer in self.disks.iter().flatten() {
+            let name = layer.file.display();
+            match Layer::look(store, &layer.file, layer.format) {
+                Ok(found) if found == *layer => {}
+                Ok(_) => return Err(unusable(path, &format!("stands on {name}, which was made again"))),
+                Err(cause) => return Err(unusable(path, &format!("stands on {name}, which is missing")).because(cause)),
+            }
+        }
+        Ok(())
     }
 
     /// Writes the manifest into `folder`, whole or not at all.
@@ -91,11 +123,16 @@ impl Manifest {
         let path = folder.join(FILE);
         let failed = |cause: std::io::Error| unusable(&path, "cannot be written").because(cause);
         let text = serde_json::to_vec_pretty(self).map_err(|cause| failed(cause.into()))?;
+        // A manifest vouches for its files: after a power loss there is none, or all they say is there.
+        for (name, _) in &self.files {
+            File::open(folder.join(name)).and_then(|file| file.sync_all()).map_err(failed)?;
+        }
         let partial = folder.join("manifest.partial");
         let mut file = File::create(&partial).map_err(failed)?;
         file.write_all(&text).map_err(failed)?;
         file.sync_all().map_err(failed)?;
-        fs::rename(&partial, &path).map_err(failed)
+        fs::rename(&partial, &path).map_err(failed)?;
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
     }
 }
 

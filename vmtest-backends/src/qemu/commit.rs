@@ -197,10 +197,8 @@ impl QemuMachine {
                     let text = format!("{} lies outside the store", file.path.display());
                     Error::new(ErrorKind::Commit, text).because(cause)
                 })?;
-                layers.push(Layer {
-                    file: relative.to_owned(),
-                    format: file.format,
-                });
+                let layer = Layer::look(store, relative, file.format);
+                layers.push(layer.map_err(|cause| files::unusable(&file.path, "cannot be looked at", cause))?);
             }
             disks.push(layers);
         }

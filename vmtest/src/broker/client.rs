@@ -182,7 +182,7 @@ impl Holder {
             Ok(Err(_)) => Err(lost()),
             Err(_) => {
                 let text = format!("the broker did not answer within {} s", ANSWER_LIMIT.as_secs());
-                Err(Error::new(ErrorKind::TimedOut, text))
+                Err(Error::new(ErrorKind::Broker, text))
             }
         }
     }

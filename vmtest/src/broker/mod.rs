@@ -12,6 +12,7 @@ use std::ffi::OsString;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 use vmtest_backends::process::wait_for_end;
 use vmtest_backends::{Error, ErrorKind, Result};
@@ -31,6 +32,9 @@ use message::{Hello, PROTOCOL};
 
 /// The variable a broker finds its settings in.
 const SETTINGS: &str = "VMTEST_BROKER_SETTINGS";
+
+/// What a broker may take to answer beyond the limits of what it does.
+const LEASE_MARGIN: Duration = Duration::from_secs(30);
 
 /// How long a broker that was killed may take to be gone, with all it held.
 const END_LIMIT: Duration = Duration::from_secs(3);
@@ -74,10 +78,17 @@ impl Broker {
             // Nobody is left to take a warm fork when this process ends.
             want.warm = 0;
         }
+        // The broker's own limits, and some time for itself: a broker that is stuck must not hang a test.
+        let limit = want.lease_limit + want.limits.boot + 2 * want.limits.fork + LEASE_MARGIN;
         let hello = Hello::Lease(Box::new(want));
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            match Lease::ask(self.connect().await?, &hello).await {
+            let asked = tokio::time::timeout(limit, Lease::ask(self.connect().await?, &hello)).await;
+            let Ok(asked) = asked else {
+                let text = format!("lease: the broker gave no machine within {} s", limit.as_secs());
+                return Err(Error::new(ErrorKind::Broker, text));
+            };
+            match asked {
                 Ok(lease) => return Ok(lease),
                 Err(Refusal::Error(error)) => return Err(error),
                 Err(Refusal::Gone(cause)) => {
@@ -164,6 +175,7 @@ pub fn run(listener: UnixListener) -> Result<()> {
         )
         .because(cause)
     })?;
+    allow_all_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime =
         runtime.map_err(|cause| Error::new(ErrorKind::Broker, "no runtime to be had").because(cause))?;
@@ -189,4 +201,13 @@ fn service(dirs: &Dirs, settings: Option<BrokerSettings>) -> Result<Service> {
     let build = &env!("VMTEST_SOURCES")[..8];
     let name = format!("{}{PROTOCOL}-{features}-{build}", address::PREFIX);
     Ok(Service::new(dirs, Role::Broker, &name, env))
+}
+
+/// A machine takes some six descriptors of the broker's; the usual soft limit of 1024 would bear 170.
+fn allow_all_descriptors() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        // Where it may not be raised, fewer machines fit: accepting one more then waits.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
 }

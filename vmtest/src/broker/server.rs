@@ -19,6 +19,9 @@ use crate::role::Service;
 /// How long released machines may take to be gone when the broker ends.
 const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long is waited when a client cannot be let in.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// Serves until nobody has been connected for `idle`, or until told to stop.
 pub(super) async fn serve(
     listener: StdListener,
@@ -45,8 +48,11 @@ pub(super) async fn serve(
         let stopped = async { stop.wait_for(|stop| *stop).await.map(|_| ()) };
         tokio::select! {
             accepted = listener.accept() => {
-                let (stream, _) = accepted.map_err(failed)?;
-                server.take(stream.into_std().map_err(failed)?);
+                // For want of descriptors, say: that passes when a machine ends, and the client waits.
+                match accepted.and_then(|(stream, _)| stream.into_std()) {
+                    Ok(stream) => server.take(stream),
+                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+                }
             }
             () = quiet => if server.may_end(&listener, service)? { break },
             _ = stopped => {

@@ -46,7 +46,8 @@ pub struct Limits {
     pub fork: Duration,
 }
 
-/// Makes the machine; one that cannot be made ready is ended before the error is told.
+/// Makes the machine; one that cannot be made ready, or that is `abandoned` meanwhile, has ended before the
+/// error is told.
 pub(super) async fn make(
     backend: &dyn Backend,
     source: Source<'_>,
@@ -54,6 +55,7 @@ pub(super) async fn make(
     purpose: Use,
     network: bool,
     limits: Limits,
+    abandoned: impl Future<Output = ()>,
 ) -> Result<Fresh> {
     let place = Place {
         folder: slot.folder().to_owned(),
@@ -67,10 +69,17 @@ pub(super) async fn make(
     };
     let started = begin.elapsed();
     let fork_id = unique();
-    match greet(machine.as_mut(), &source, fork_id, limits).await {
-        Ok((agent, mut phases)) => {
+    let greeted = async {
+        let greeted = greet(machine.as_mut(), &source, fork_id, limits).await?;
+        Ok((greeted, engine(backend).await?))
+    };
+    let greeted = tokio::select! {
+        greeted = greeted => greeted,
+        () = abandoned => Err(Error::new(ErrorKind::Exhausted, "nobody waits for the machine any more")),
+    };
+    match greeted {
+        Ok(((agent, mut phases), engine)) => {
             phases.insert(0, (phase.to_owned(), started));
-            let engine = engine(backend).await?;
             Ok(Fresh {
                 machine,
                 agent,
@@ -82,10 +91,24 @@ pub(super) async fn make(
         }
         Err(error) => {
             let tail = machine.console().tail(TAIL);
-            // The error that is told is the first one; a machine that cannot be ended is swept later.
-            let _ = machine.kill().await;
+            // The error that is told is the first one. A machine that will not die keeps its place.
+            if machine.kill().await.is_err() {
+                std::mem::forget(slot);
+            }
             Err(error.with_console(tail))
         }
+    }
+}
+
+/// A fork must be someone of its own: with its snapshot's clock or random numbers it would not be isolated.
+fn check_identity(session: &AgentSession) -> Result<()> {
+    let refused = |what: &str| Err(Error::new(ErrorKind::Fork, format!("the fork is refused: {what}")));
+    match session.greeted() {
+        Some(greeted) if !greeted.clock_set => refused("its guest's wall clock could not be set"),
+        Some(greeted) if !greeted.reseeded && !greeted.has_vmgenid => {
+            refused("its guest's random generator could not be seeded anew, and it sees no VM generation id")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -128,6 +151,9 @@ async fn greet(
     let begin = Instant::now();
     let hello = AgentSession::connect(stream, Hello { fork_id, epoch: 1 }, limit);
     let session = alive(machine, kind, "the agent was awaited", hello).await?;
+    if let Source::Fork(_) = source {
+        check_identity(&session)?;
+    }
     phases.push(("connect".to_owned(), begin.elapsed()));
     let begin = Instant::now();
     let (what, exec) = match source {

@@ -119,7 +119,7 @@ impl Pool {
             let (pool, want, key) = (self.clone(), want.clone(), key.clone());
             tokio::spawn(async move {
                 let made = match pool.place(&want).await {
-                    Ok(slot) => pool.make(&want, slot).await,
+                    Ok(slot) => pool.make(&want, slot, std::future::pending()).await,
                     Err(cause) => Err(cause),
                 };
                 pool.deliver(&want, &key, made);
@@ -148,7 +148,7 @@ impl Pool {
             line.making += 1;
             let (pool, want, key) = (self.clone(), want.clone(), key.clone());
             tokio::spawn(async move {
-                let made = pool.make(&want, slot).await;
+                let made = pool.make(&want, slot, std::future::pending()).await;
                 pool.deliver(&want, &key, made);
             });
         }

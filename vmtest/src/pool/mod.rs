@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use vmtest_backends::backend::{Backend, Snapshot, Use};
 use vmtest_backends::spec::Spec;
 use vmtest_backends::{Error, ErrorKind, Result};
@@ -158,7 +158,7 @@ impl Pool {
             self.next_of_line(&want).await?
         } else {
             let slot = self.place(&want).await?;
-            (self.make(&want, slot).await?, false)
+            (self.make_alone(&want, slot).await?, false)
         };
         Ok(self
             .0
@@ -192,7 +192,21 @@ impl Pool {
         &self.0.capacity
     }
 
-    async fn make(&self, want: &Want, slot: Slot) -> Result<Fresh> {
+    /// Makes a machine that nobody else could take over: if its only waiter goes away, it ends in order.
+    async fn make_alone(&self, want: &Want, slot: Slot) -> Result<Fresh> {
+        let (mut tell, wait) = oneshot::channel();
+        let (pool, want) = (self.clone(), want.clone());
+        tokio::spawn(async move {
+            let made = pool.make(&want, slot, tell.closed()).await;
+            if let Err(Ok(unwanted)) = tell.send(made) {
+                drop(pool.0.graveyard.hold(unwanted, false, None));
+            }
+        });
+        wait.await
+            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Start, "the task that made the machine was lost")))
+    }
+
+    async fn make(&self, want: &Want, slot: Slot, abandoned: impl Future<Output = ()>) -> Result<Fresh> {
         let backend = self.engine(&want.engine)?;
         let made = fresh::make(
             &*backend,
@@ -200,7 +214,7 @@ impl Pool {
             slot,
             want.purpose,
             want.network,
-            want.limits,
+            want.limits, abandoned,
         );
         let made = made.await;
         if made.is_err() {

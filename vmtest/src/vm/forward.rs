@@ -97,7 +97,7 @@ impl Vm {
     fn forward_to(&self, target: Target) -> Result<Forward> {
         let (listener, addr) = self.listen().map_err(|cause| {
             let what = format!("no port of the host could be opened for {}", named(&target));
-            Error::new(ErrorKind::Exec, what).because(cause)
+            Error::new(ErrorKind::Unavailable, what).because(cause)
         })?;
         let way = Way {
             session: self.0.session.clone(),
