@@ -112,7 +112,9 @@ impl Manifest {
             match Layer::look(store, &layer.file, layer.format) {
                 Ok(found) if found == *layer => {}
                 Ok(_) => return Err(unusable(path, &format!("stands on {name}, which was made again"))),
-                Err(cause) => return Err(unusable(path, &format!("stands on {name}, which is missing")).because(cause)),
+                Err(cause) => {
+                    return Err(unusable(path, &format!("stands on {name}, which is missing")).because(cause));
+                }
             }
         }
         Ok(())
@@ -125,14 +127,18 @@ impl Manifest {
         let text = serde_json::to_vec_pretty(self).map_err(|cause| failed(cause.into()))?;
         // A manifest vouches for its files: after a power loss there is none, or all they say is there.
         for (name, _) in &self.files {
-            File::open(folder.join(name)).and_then(|file| file.sync_all()).map_err(failed)?;
+            File::open(folder.join(name))
+                .and_then(|file| file.sync_all())
+                .map_err(failed)?;
         }
         let partial = folder.join("manifest.partial");
         let mut file = File::create(&partial).map_err(failed)?;
         file.write_all(&text).map_err(failed)?;
         file.sync_all().map_err(failed)?;
         fs::rename(&partial, &path).map_err(failed)?;
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(failed)
     }
 }
 

@@ -198,7 +198,8 @@ impl QemuMachine {
                     Error::new(ErrorKind::Commit, text).because(cause)
                 })?;
                 let layer = Layer::look(store, relative, file.format);
-                layers.push(layer.map_err(|cause| files::unusable(&file.path, "cannot be looked at", cause))?);
+                layers
+                    .push(layer.map_err(|cause| files::unusable(&file.path, "cannot be looked at", cause))?);
             }
             disks.push(layers);
         }

@@ -102,7 +102,12 @@ pub(super) async fn make(
 
 /// A fork must be someone of its own: with its snapshot's clock or random numbers it would not be isolated.
 fn check_identity(session: &AgentSession) -> Result<()> {
-    let refused = |what: &str| Err(Error::new(ErrorKind::Fork, format!("the fork is refused: {what}")));
+    let refused = |what: &str| {
+        Err(Error::new(
+            ErrorKind::Fork,
+            format!("the fork is refused: {what}"),
+        ))
+    };
     match session.greeted() {
         Some(greeted) if !greeted.clock_set => refused("its guest's wall clock could not be set"),
         Some(greeted) if !greeted.reseeded && !greeted.has_vmgenid => {

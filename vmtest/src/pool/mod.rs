@@ -202,8 +202,12 @@ impl Pool {
                 drop(pool.0.graveyard.hold(unwanted, false, None));
             }
         });
-        wait.await
-            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Start, "the task that made the machine was lost")))
+        wait.await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Start,
+                "the task that made the machine was lost",
+            ))
+        })
     }
 
     async fn make(&self, want: &Want, slot: Slot, abandoned: impl Future<Output = ()>) -> Result<Fresh> {
@@ -214,7 +218,8 @@ impl Pool {
             slot,
             want.purpose,
             want.network,
-            want.limits, abandoned,
+            want.limits,
+            abandoned,
         );
         let made = made.await;
         if made.is_err() {

@@ -23,6 +23,12 @@ use crate::vm::{self, Vm};
 /// Where progress is told, a line at a time.
 pub(super) type Say<'a> = &'a (dyn Fn(&str) + Send + Sync);
 
+/// What is to happen when a snapshot's function blocks its thread.
+pub(super) type Blocked<'a> = &'a Arc<dyn Fn(Error) + Send + Sync>;
+
+/// How long after its limit a snapshot's function may still block its thread.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// How long the guest may take to write its file systems to disk before a commit.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
 
@@ -60,7 +66,10 @@ pub(super) async fn resolve(setup: &Setup, wish: Wish, say: Say<'_>) -> Result<R
         cpus,
     };
     let identity = engine.backend.identity(&spec).await?;
-    let keys = recipe::keys(&recipes, &spec, engine.backend.name(), &identity)?;
+    let keys = {
+        let (recipes, spec, name) = (recipes.clone(), spec.clone(), engine.backend.name());
+        aside(move || recipe::keys(&recipes, &spec, name, &identity)).await?
+    };
     Ok(Resolved {
         wish,
         spec,
@@ -70,9 +79,21 @@ pub(super) async fn resolve(setup: &Setup, wish: Wish, say: Say<'_>) -> Result<R
     })
 }
 
+/// Runs what may read whole files on a thread of its own: the I/O thread serves other tests meanwhile.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let lost = |cause| Err(Error::new(ErrorKind::Store, "a thread that read files was lost").because(cause));
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(lost)
+}
+
 async fn image(setup: &Setup, wish: &Wish, shape: (u32, u32), say: Say<'_>) -> Result<Image> {
-    let plan = image::plan(&setup.config, &setup.dirs, &wish.image)?;
-    if let Some(image) = plan.find(&setup.dirs)? {
+    let (own, name) = (setup.clone(), wish.image.clone());
+    let looked = move || {
+        let plan = image::plan(&own.config, &own.dirs, &name)?;
+        let image = plan.find(&own.dirs)?;
+        Ok((plan, image))
+    };
+    let (plan, image) = aside(looked).await?;
+    if let Some(image) = image {
         return Ok(image);
     }
     let target = Target {
@@ -165,9 +186,11 @@ impl Resolved {
 }
 
 /// Makes the target, which is missing, in this process.
-pub(super) async fn make(setup: &Setup, target: &Target, say: Say<'_>) -> Result<()> {
+///
+/// `blocked` is called from another thread when a snapshot's function blocks this one beyond its limit.
+pub(super) async fn make(setup: &Setup, target: &Target, say: Say<'_>, blocked: Blocked<'_>) -> Result<()> {
     if target.snapshot.is_some() {
-        return make_snapshot(setup, target, say).await;
+        return make_snapshot(setup, target, say, blocked).await;
     }
     let plan = image::plan(&setup.config, &setup.dirs, &target.image)?;
     let dirs = setup.dirs.clone();
@@ -186,7 +209,7 @@ pub(super) async fn make(setup: &Setup, target: &Target, say: Say<'_>) -> Result
     }
 }
 
-async fn make_snapshot(setup: &Setup, target: &Target, say: Say<'_>) -> Result<()> {
+async fn make_snapshot(setup: &Setup, target: &Target, say: Say<'_>, blocked: Blocked<'_>) -> Result<()> {
     let (memory, cpus) = target.shape;
     let wish = Wish {
         image: target.image.clone(),
@@ -227,6 +250,7 @@ async fn make_snapshot(setup: &Setup, target: &Target, say: Say<'_>) -> Result<(
         resolved: &resolved,
         target,
         parent,
+        blocked,
     }
     .run(say)
     .await
@@ -239,6 +263,7 @@ struct Making<'a> {
     resolved: &'a Resolved,
     target: &'a Target,
     parent: Option<Snapshot>,
+    blocked: Blocked<'a>,
 }
 
 impl Making<'_> {
@@ -273,8 +298,11 @@ impl Making<'_> {
             .sync_disks(SYNC_LIMIT.mul_f64(self.resolved.engine.patience))
             .await?;
         let folder = self.setup.store.begin(&self.target.key)?;
-        let frozen = lease.commit(&folder, Then::Discard).await?;
-        self.publish(&folder, frozen, begin.elapsed()).await?;
+        if let Err(cause) = self.freeze(&lease, &folder, begin).await {
+            // Half of a snapshot only takes space; the first error is the one to tell.
+            let _ = self.setup.store.remove(&self.target.key);
+            return Err(cause);
+        }
         say(&format!(
             "{title}: made in {:.1} s",
             begin.elapsed().as_secs_f64()
@@ -282,10 +310,16 @@ impl Making<'_> {
         Ok(())
     }
 
+    async fn freeze(&self, lease: &Lease, folder: &Path, begin: Instant) -> Result<()> {
+        let frozen = lease.commit(folder, Then::Discard).await?;
+        self.publish(folder, frozen, begin.elapsed()).await
+    }
+
     /// Follows the recipe within its limit.
     async fn follow(&self, recipe: &Recipe, vm: &Vm, say: Say<'_>) -> Result<()> {
         let settings = self.setup.config.settings();
         let limit = recipe.timeout().unwrap_or(settings.build_timeout);
+        let _watch = Watch::over(&io::handle()?, limit, Arc::clone(self.blocked));
         let steps = async {
             match recipe {
                 Recipe::Boot => Ok(()),
@@ -351,6 +385,29 @@ impl Engine {
     /// `QEMU 10.0.2 (tcg)`.
     pub(super) fn title(&self) -> String {
         format!("{} ({})", self.capabilities.engine, self.capabilities.accelerator)
+    }
+}
+
+/// Watches, from the I/O thread, a function that may block its own; dropped when it has ended.
+struct Watch(tokio::task::AbortHandle);
+
+impl Watch {
+    fn over(io: &tokio::runtime::Handle, limit: Duration, blocked: Arc<dyn Fn(Error) + Send + Sync>) -> Self {
+        let watch = io.spawn(async move {
+            tokio::time::sleep(limit.saturating_add(GRACE)).await;
+            let text = format!(
+                "the snapshot's function still blocks its thread after its limit of {} s",
+                limit.as_secs()
+            );
+            blocked(Error::new(ErrorKind::TimedOut, text));
+        });
+        Self(watch.abort_handle())
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -7,14 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UnixListener;
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
+use tokio::task::AbortHandle;
 use vmtest_backends::{Error, ErrorKind, Result};
 
 use crate::broker::wire;
+use crate::role::Service;
 use crate::runner::build;
 use crate::runner::io;
 use crate::runner::setup::Setup;
 use crate::runner::target::{self, Failures, News, TARGET, Target, Wait};
+use crate::sys;
 
 /// How long the work goes on while nobody waits: a runner that kills a test at its limit soon starts the next.
 const ALONE: Duration = Duration::from_secs(20);
@@ -24,6 +28,7 @@ const TELL_LIMIT: Duration = Duration::from_secs(5);
 
 /// Makes the target of this process, tells everybody who waits, and returns.
 pub(super) fn run(listener: StdListener) -> Result<()> {
+    enter_package()?;
     let setup = Setup::load()?;
     let target = env::var(TARGET).unwrap_or_default();
     let target: Target = serde_json::from_str(&target)
@@ -46,25 +51,75 @@ pub(super) fn run(listener: StdListener) -> Result<()> {
         let desk = Arc::clone(&desk);
         move |line: &str| desk.tell(News::Progress(line.to_owned()))
     };
-    let made = runtime.block_on(async {
-        tokio::select! {
-            made = build::make(&setup, &target, &say) => Some(made),
-            () = desk.deserted() => None,
-        }
-    });
-    let Some(made) = made else {
-        // Nobody waits any more: what was committed on the way is kept.
-        drop(service.lock().map(|_lock| service.unlink()));
+    io.spawn(end_when_deserted(Arc::clone(&desk), service.clone()));
+    let finish = Finish {
+        setup: setup.clone(),
+        target: target.clone(),
+        service,
+        desk,
+        accepting: accepting.abort_handle(),
+    };
+    let blocked: Arc<dyn Fn(Error) + Send + Sync> = {
+        let (finish, io) = (finish.clone(), io.clone());
+        Arc::new(move |error| finish.blocked(&io, error))
+    };
+    let made = runtime.block_on(build::make(&setup, &target, &say, &blocked));
+    io.block_on(finish.tell(made))
+}
+
+/// Snapshot functions name files as tests do: from their package's folder.
+fn enter_package() -> Result<()> {
+    let Some(package) = env::var_os("CARGO_MANIFEST_DIR") else {
         return Ok(());
     };
-    let lock = service.lock()?;
-    service.unlink();
-    accepting.abort();
-    let news = note(&setup, &target, &desk, made)?;
-    drop(lock);
-    desk.tell(news);
-    runtime.block_on(desk.everybody_gone(TELL_LIMIT));
-    Ok(())
+    env::set_current_dir(&package).map_err(|cause| {
+        let text = format!("the package's folder {} cannot be entered", package.display());
+        Error::new(ErrorKind::Build, text).because(cause)
+    })
+}
+
+/// Ends this process when nobody waits any more, whatever it is doing: its tools and machines end with it, and
+/// what was committed on the way is kept.
+async fn end_when_deserted(desk: Arc<Desk>, service: Service) {
+    desk.deserted().await;
+    // Without the lock the next one to ask removes the socket.
+    drop(service.lock().map(|_lock| service.unlink()));
+    crate::role::discard_empty_log();
+    sys::end_at_once(0);
+}
+
+/// The end of a builder.
+#[derive(Debug, Clone)]
+struct Finish {
+    setup: Setup,
+    target: Target,
+    service: Service,
+    desk: Arc<Desk>,
+    accepting: AbortHandle,
+}
+
+impl Finish {
+    /// Tells everybody who waits what came of it.
+    async fn tell(&self, made: Result<()>) -> Result<()> {
+        let lock = self.service.lock()?;
+        self.service.unlink();
+        self.accepting.abort();
+        let news = note(&self.setup, &self.target, &self.desk, made)?;
+        drop(lock);
+        self.desk.tell(news);
+        self.desk.everybody_gone(TELL_LIMIT).await;
+        Ok(())
+    }
+
+    /// Ends the process, for a function blocks its thread beyond its limit.
+    fn blocked(&self, io: &Handle, error: Error) {
+        let finish = self.clone();
+        io.spawn(async move {
+            // It ends either way.
+            let _ = finish.tell(Err(error)).await;
+            sys::end_at_once(1);
+        });
+    }
 }
 
 /// Remembers a failure for the runs that waited.

@@ -36,6 +36,9 @@ pub const ERRORED: i32 = 70;
 /// How long an agent may take to answer when a body did not end: a guest that hangs does not.
 const PING_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long the news of a machine's death may be behind the loss of its connection.
+const NEWS_LIMIT: Duration = Duration::from_millis(500);
+
 /// To be called first by a `main` of one's own: some processes started from it own machines or build
 /// snapshots, and do that here instead of running the rest of `main`. Without it machines are owned by this
 /// process alone.
@@ -232,7 +235,7 @@ fn judge(case: &Case, machine: &Machine, end: (Duration, BodyEnd), record: &mut 
         Ok(io) => io,
         Err(error) => return Outcome::Errored(error),
     };
-    let dead = io.block_on(death(machine, matches!(end, Ok(None))));
+    let dead = io.block_on(death(machine));
     io.block_on(record.evidence(&machine.vm));
     match (end, dead) {
         (Ok(Some(Outcome::Errored(error))), _) => Outcome::Errored(error),
@@ -242,27 +245,47 @@ fn judge(case: &Case, machine: &Machine, end: (Duration, BodyEnd), record: &mut 
             Outcome::Failed(text)
         }
         (Ok(Some(outcome)), None) => Outcome::judged(Ok(outcome), case.should_panic()),
-        (Err(payload), None) => Outcome::judged(Err(payload), case.should_panic()),
+        (Err(payload), None) => match ours_in(&machine.vm, &*payload) {
+            Some(error) => Outcome::Errored(error),
+            None => Outcome::judged(Err(payload), case.should_panic()),
+        },
     }
 }
 
-/// What became of a machine whose body did not pass: `None` when it lives. Where the body did not end, the
-/// guest must also still answer.
-async fn death(machine: &Machine, ask: bool) -> Option<Error> {
-    let life = machine.lease.link().life().borrow().clone();
+/// The error of ours that a body panicked over, by unwrapping it: told by its words in the panic's.
+fn ours_in(vm: &vm::Vm, payload: &(dyn Any + Send)) -> Option<Error> {
+    let text = crate::outcome::panic_text(payload);
+    let mut errors = vm.errors();
+    errors.retain(|error| !crate::outcome::blames_test(error.kind()) && text.contains(error.message()));
+    errors.pop()
+}
+
+/// What became of a machine whose body did not pass: `None` when it lives and its guest answers.
+async fn death(machine: &Machine) -> Option<Error> {
+    let mut life = machine.lease.link().life();
+    let limit = PING_LIMIT.mul_f64(machine.resolved.engine.patience);
+    let running = *life.borrow() == Life::Running;
+    let hung = if running {
+        machine.lease.session().ping(limit).await.err()
+    } else {
+        None
+    };
+    if hung
+        .as_ref()
+        .is_some_and(|hung| hung.kind() == ErrorKind::Disconnected)
+    {
+        // The connection is lost at once; the news of why comes from the broker.
+        let news = async { life.wait_for(|life| *life != Life::Running).await.map(|_| ()) };
+        let _ = tokio::time::timeout(NEWS_LIMIT, news).await;
+    }
+    let life = life.borrow().clone();
     let error = match life {
         Life::Panicked(text) => Error::new(ErrorKind::Died, format!("the guest's kernel panicked: {text}")),
         Life::Exited(why) => Error::new(ErrorKind::Died, why),
-        Life::Running if ask => {
-            let limit = PING_LIMIT.mul_f64(machine.resolved.engine.patience);
-            let hung = machine.lease.session().ping(limit).await.err()?;
-            Error::new(
-                ErrorKind::Disconnected,
-                "the guest hangs: its agent no longer answers",
-            )
-            .because(hung)
+        Life::Running => {
+            let text = "the guest hangs: its agent no longer answers";
+            Error::new(ErrorKind::Disconnected, text).because(hung?)
         }
-        Life::Running => return None,
     };
     let console = tokio::time::timeout(PING_LIMIT, machine.vm.console()).await;
     let console = console.ok().and_then(Result::ok).unwrap_or_default();

@@ -30,15 +30,17 @@ mod tests;
 mod transcript;
 mod wait;
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use vmtest_backends::Result;
+use vmtest_backends::error::Report;
 use vmtest_backends::session::Session;
 use vmtest_backends::spec::Ready;
+use vmtest_backends::{Error, Result};
 
 use crate::broker::{Leased, Link};
 use lifeline::Lifeline;
@@ -57,6 +59,9 @@ pub use wait::{Condition, Conditions, File, Http, LogLine, Port, Succeeds, Unit,
 pub use current::{Guard, enter};
 
 use transcript::Transcript;
+
+/// How many errors are looked at when a body has panicked.
+const ERRORS_KEPT: usize = 32;
 
 /// How long the console may take to be told when an error is made.
 const CONSOLE_LIMIT: Duration = Duration::from_secs(2);
@@ -85,6 +90,8 @@ struct Inner {
     origin: Origin,
     io: Handle,
     transcript: Transcript,
+    /// What went wrong with it: who panics over one of these blames us, not the test.
+    errors: Mutex<VecDeque<Report>>,
     /// Dropped with the last handle: what listens for the machine's sake ends then.
     held: watch::Sender<()>,
 }
@@ -123,6 +130,7 @@ impl Vm {
             origin,
             io,
             transcript: Transcript::default(),
+            errors: Mutex::default(),
             held: watch::Sender::new(()),
         }))
     }
@@ -232,7 +240,25 @@ impl Vm {
 
     /// Does `work` on the I/O runtime; dropping the result gives it up.
     fn on_io<T: Send + 'static>(&self, work: impl Future<Output = Result<T>> + Send + 'static) -> Task<T> {
-        Task::new(self.0.io.spawn(work))
+        let vm = Arc::downgrade(&self.0);
+        Task::new(self.0.io.spawn(async move {
+            let done = work.await;
+            if let (Err(error), Some(vm)) = (&done, vm.upgrade()) {
+                vm.errors
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push_back(error.report());
+            }
+            done
+        }))
+    }
+
+    /// The errors it has given to its holder, oldest first; the last few.
+    pub(crate) fn errors(&self) -> Vec<Error> {
+        let mut errors = self.0.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let excess = errors.len().saturating_sub(ERRORS_KEPT);
+        errors.drain(..excess);
+        errors.iter().cloned().map(Error::from).collect()
     }
 
     /// A limit of ours, scaled to how fast the machine executes.
