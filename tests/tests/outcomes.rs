@@ -18,7 +18,7 @@ const ONE_LIMIT: Duration = Duration::from_secs(60);
 const HELD_LIMIT: Duration = Duration::from_millis(500);
 
 /// The endings that leave their process alive: name, outcome, and what the error must say.
-static PLAIN: [Ending; 16] = [
+static PLAIN: [Ending; 19] = [
     (
         "does_not_panic_as_it_should",
         "failed",
@@ -30,6 +30,11 @@ static PLAIN: [Ending; 16] = [
         &["machine died", "killed by signal 9"],
     ),
     (
+        "engine_is_killed_under_a_client",
+        "errored",
+        &["machine died", "killed by signal 9", "it panicked"],
+    ),
+    (
         "fails_an_assertion",
         "failed",
         &["assertion `left == right` failed"],
@@ -38,6 +43,11 @@ static PLAIN: [Ending; 16] = [
         "guest_hangs",
         "errored",
         &["the guest hangs", "did not answer a ping", "| last words"],
+    ),
+    (
+        "guest_hangs_under_a_command",
+        "errored",
+        &["the guest hangs", "did not answer a ping"],
     ),
     (
         "guest_panics",
@@ -77,6 +87,7 @@ static PLAIN: [Ending; 16] = [
         &["command failed", "`exit 3` ended with status 3"],
     ),
     ("skips_itself", "skipped", &["nowhere is not here"]),
+    ("unwraps_an_error_of_ours", "errored", &["unavailable: ", "ssh"]),
     ("uses_a_blocking_client", "passed", &[]),
     (
         "wants_an_unknown_snapshot",

@@ -78,7 +78,7 @@ impl Vm {
     /// It need not be listened on yet: a connection made then is reset at once; [`Vm::wait_for`] with
     /// [`Port`](super::Port) waits for it. Errors: [`ErrorKind::Exec`] when the host has no port left.
     pub async fn forward(&self, port: u16) -> Result<Forward> {
-        self.forward_to(Target::Tcp(port))
+        self.noted(self.forward_to(Target::Tcp(port)))
     }
 
     /// A port of the host's loopback that leads to the unix socket at `path` in the guest.
@@ -91,7 +91,7 @@ impl Vm {
     /// # }
     /// ```
     pub async fn forward_unix(&self, path: impl Into<String>) -> Result<Forward> {
-        self.forward_to(Target::Unix(path.into()))
+        self.noted(self.forward_to(Target::Unix(path.into())))
     }
 
     fn forward_to(&self, target: Target) -> Result<Forward> {

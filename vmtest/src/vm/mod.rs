@@ -243,21 +243,27 @@ impl Vm {
         let vm = Arc::downgrade(&self.0);
         Task::new(self.0.io.spawn(async move {
             let done = work.await;
-            if let (Err(error), Some(vm)) = (&done, vm.upgrade()) {
-                vm.errors
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push_back(error.report());
+            match vm.upgrade() {
+                Some(vm) => Self(vm).noted(done),
+                None => done,
             }
-            done
         }))
+    }
+
+    /// Remembers an error that is given to the holder.
+    fn noted<T>(&self, done: Result<T>) -> Result<T> {
+        if let Err(error) = &done {
+            let mut errors = self.0.errors.lock().unwrap_or_else(PoisonError::into_inner);
+            errors.push_back(error.report());
+            let excess = errors.len().saturating_sub(ERRORS_KEPT);
+            errors.drain(..excess);
+        }
+        done
     }
 
     /// The errors it has given to its holder, oldest first; the last few.
     pub(crate) fn errors(&self) -> Vec<Error> {
-        let mut errors = self.0.errors.lock().unwrap_or_else(PoisonError::into_inner);
-        let excess = errors.len().saturating_sub(ERRORS_KEPT);
-        errors.drain(..excess);
+        let errors = self.0.errors.lock().unwrap_or_else(PoisonError::into_inner);
         errors.iter().cloned().map(Error::from).collect()
     }
 

@@ -106,6 +106,10 @@ impl Vm {
     /// # }
     /// ```
     pub async fn ssh(&self) -> Result<Ssh> {
+        self.noted(self.log_in().await)
+    }
+
+    async fn log_in(&self) -> Result<Ssh> {
         let keys = self.on_io(Keys::make()).await?;
         let admitted = self
             .script(ADMIT, [keys.public()])
