@@ -177,7 +177,7 @@ pub(super) fn shape(
     let memory = memory
         .or(settings.memory_mib)
         .unwrap_or_else(|| decl.default_memory_mib());
-    let cpus = cpus.or(decl.cpus).or(settings.cpus).unwrap_or(1);
+    let cpus = cpus.or(settings.cpus).or(decl.cpus).unwrap_or(1);
     if memory < 64 || cpus == 0 || cpus > 255 {
         let text =
             format!("a machine with {memory} MiB and {cpus} CPUs cannot be: at least 64 MiB, 1 to 255 CPUs");
@@ -316,5 +316,26 @@ impl Print {
     fn key(&self) -> String {
         // 128 bits: unique among all snapshots there will ever be, and short enough for a path.
         self.0.finalize().to_hex()[..32].to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_has_the_shape_that_the_nearest_word_gives_it() {
+        // Beside this program: a folder that is the build's own.
+        let program = env::current_exe().expect("this program has a path");
+        let file = program.with_file_name(format!("shape-{}.toml", std::process::id()));
+        let text = "settings = { memory = 300, cpus = 3 }\nimage.tiny = { memory = 200, cpus = 2 }\n";
+        fs::write(&file, text).expect("the folder can be written");
+        let config = Config::read(&file).expect("it is a configuration");
+        fs::remove_file(&file).expect("it can be removed");
+        let booted = [Recipe::Boot];
+
+        let of = |asked| shape(&config, "tiny", &booted, asked).expect("a machine can be so");
+        assert_eq!(of((Some(100), Some(1))), (100, 1));
+        assert_eq!(of((None, None)), (300, 3), "the settings count before the image");
     }
 }
