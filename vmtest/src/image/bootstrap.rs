@@ -22,11 +22,12 @@ const INSTALL_LIMIT: Duration = Duration::from_secs(900);
 const STEP_LIMIT: Duration = Duration::from_secs(180);
 
 /// The packages of every Debian image.
-pub(super) const PACKAGES: [&str; 14] = [
+pub(super) const PACKAGES: [&str; 15] = [
     "apt",
     "ca-certificates",
     "curl",
     "dbus",
+    "e2fsprogs",
     "iproute2",
     "iputils-ping",
     "kmod",
