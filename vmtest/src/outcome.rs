@@ -176,7 +176,7 @@ impl From<Skip> for Error {
 ///
 /// It returns a [`Skip`] from the body, whose error type must take one: [`vmtest::Error`](crate::Error),
 /// `Box<dyn Error>`, `anyhow::Error` and [`Skip`] itself do. libtest and nextest cannot show a
-/// run-time skip: what they say instead is decided by `VMTEST_ON_MISSING`.
+/// run-time skip: there the test counts as passed, and a line `SKIPPED` tells the reason.
 ///
 /// ```no_run
 /// # fn main() {}
