@@ -75,8 +75,9 @@ pub fn test(arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
-/// It is run once, by whoever first needs the snapshot, on all processes of a user; its machine is then
-/// frozen, and each test gets a fork. The function has the shapes that [`macro@vm_test`] allows, and cannot be called.
+/// It is run once for all processes of a user, in a process of its own whose current folder is the package's, as a
+/// test's is: `schema` above lies beside `Cargo.toml`. Its machine is then frozen, and each test gets a fork.
+/// The function has the shapes that [`macro@vm_test`] allows, and cannot be called.
 ///
 /// # Options
 ///

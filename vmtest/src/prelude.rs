@@ -5,13 +5,13 @@
 //!
 //! #[vm_snapshot(image = "debian", name = "ready")]
 //! async fn ready(vm: Vm) -> Result {
-//!     vm.sh("systemctl start postgresql").await?.check()?;
+//!     vm.sh("useradd --create-home ada").await?.check()?;
 //!     Ok(())
 //! }
 //!
 //! #[vm_test(image = "debian", snapshot = "ready", timeout = "30s")]
-//! async fn inserts_a_row(vm: Vm) -> Result {
-//!     vm.sh("psql -U postgres -c 'create table t(x int)'").await?.check()?;
+//! async fn removes_a_user(vm: Vm) -> Result {
+//!     vm.sh("userdel --remove ada").await?.check()?;
 //!     Ok(())
 //! }
 //!
