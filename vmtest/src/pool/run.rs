@@ -26,7 +26,15 @@ pub struct Run {
 impl Run {
     /// The run this process belongs to: the parent's.
     pub fn current() -> Self {
-        let pid = std::os::unix::process::parent_id();
+        Self::of(std::os::unix::process::parent_id())
+    }
+
+    /// This process as a run of its own.
+    pub fn own() -> Self {
+        Self::of(std::process::id())
+    }
+
+    fn of(pid: u32) -> Self {
         Self {
             pid,
             started: start_time(pid).unwrap_or(0),

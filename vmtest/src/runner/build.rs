@@ -41,6 +41,7 @@ pub(super) struct Wish {
     pub(super) shape: (Option<u32>, Option<u32>),
     pub(super) backend: Option<String>,
     pub(super) run: Run,
+    pub(super) run_name: String,
 }
 
 /// A wish with everything known: what to boot, on which engine, by which recipes, under which keys.
@@ -103,6 +104,7 @@ async fn image(setup: &Setup, wish: &Wish, shape: (u32, u32), say: Say<'_>) -> R
         backend: wish.backend.clone(),
         key: plan.digest().to_owned(),
         run: wish.run,
+        run_name: wish.run_name.clone(),
     };
     target::obtain(setup, &target, say).await?;
     let vanished = || {
@@ -146,6 +148,7 @@ impl Resolved {
             backend: self.wish.backend.clone(),
             key: self.keys[index].clone(),
             run: self.wish.run,
+            run_name: self.wish.run_name.clone(),
         }
     }
 
@@ -217,6 +220,7 @@ async fn make_snapshot(setup: &Setup, target: &Target, say: Say<'_>, blocked: Bl
         shape: (Some(memory), Some(cpus)),
         backend: target.backend.clone(),
         run: target.run,
+        run_name: target.run_name.clone(),
     };
     let title = target.title();
     let failed = |cause: Error| {

@@ -10,6 +10,7 @@ use crate::pool::{Origin, Run};
 use crate::registry::Options;
 use crate::runner::build::{self, Resolved, Say, Wish};
 use crate::runner::setup::{Engine, Setup};
+use crate::runner::target;
 use crate::vm::Vm;
 
 /// A leased machine, and how it came to be.
@@ -33,6 +34,7 @@ impl Machine {
             shape: (options.memory, options.cpus),
             backend: options.backend.clone(),
             run: Run::current(),
+            run_name: target::run_name(),
         };
         let resolved = build::resolve(setup, wish, say).await?;
         check_needs(&resolved.engine, options, network)?;

@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,8 @@ pub(super) struct Target {
     pub(super) key: String,
     /// The run of tests that began the building.
     pub(super) run: Run,
+    /// Its name, by which failures are remembered. Builders pass on what they were told.
+    pub(super) run_name: String,
 }
 
 impl Target {
@@ -84,17 +87,17 @@ pub(super) async fn obtain(setup: &Setup, target: &Target, say: &(dyn Fn(&str) +
 }
 
 async fn wait_for_builder(setup: &Setup, target: &Target, say: &(dyn Fn(&str) + Send + Sync)) -> Result<()> {
-    let run = run_name(target.run);
+    let run = &target.run_name;
     let service = service(setup, target)?;
     for _ in 0..ATTEMPTS {
-        if let Some(report) = Failures::of(setup, &target.key)?.told_to(&run) {
+        if let Some(report) = Failures::of(setup, &target.key)?.told_to(run) {
             return Err(Error::from(report));
         }
         let (starting, name) = (service.clone(), target.title());
         let stream = tokio::task::spawn_blocking(move || starting.connect()).await;
         let stream = stream
             .map_err(|cause| Error::new(ErrorKind::Build, format!("{name}: no builder")).because(cause))??;
-        let heard = listen(stream, &run, say).await;
+        let heard = listen(stream, run, say).await;
         if let Ok(Some(result)) = heard {
             return result;
         }
@@ -145,12 +148,22 @@ pub(super) fn service(setup: &Setup, target: &Target) -> Result<Service> {
     Ok(Service::new(&setup.dirs, Role::Build, &name, vars))
 }
 
-/// The name of a run, the same in all its processes.
-pub(super) fn run_name(run: Run) -> String {
-    match env::var("NEXTEST_RUN_ID") {
-        Ok(id) if !id.is_empty() => id,
-        _ => format!("{}-{}", run.pid, run.started),
-    }
+/// The name of the run this process belongs to, the same in all its processes.
+pub(super) fn run_name() -> String {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| name_by(&|variable| env::var(variable).ok()))
+        .clone()
+}
+
+fn name_by(variable: &dyn Fn(&str) -> Option<String>) -> String {
+    let set = |name| variable(name).filter(|value| !value.is_empty());
+    let run = match (set("NEXTEST_RUN_ID"), set("CARGO")) {
+        (Some(id), _) => return id,
+        (None, Some(_)) => Run::current(),
+        // Started by hand: the parent is a shell, whose life is no run.
+        (None, None) => Run::own(),
+    };
+    format!("{}-{}", run.pid, run.started)
 }
 
 /// A failure that was told to some runs already: it is not tried again for them.
@@ -184,9 +197,14 @@ impl Failures {
     }
 
     fn told_to(&self, run: &str) -> Option<Report> {
-        self.report
+        let mut report = self
+            .report
             .clone()
-            .filter(|_| self.runs.iter().any(|known| known == run))
+            .filter(|_| self.runs.iter().any(|known| known == run))?;
+        report
+            .message
+            .push_str(" (tried earlier in this run, not tried again)");
+        Some(report)
     }
 
     /// Remembers a failure for these runs.
@@ -210,5 +228,49 @@ impl Failures {
     pub(super) fn forget(&self) {
         // Usually there is none.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_is_nextests_or_cargos_or_a_process_of_its_own() {
+        let named = |set: &[(&str, &str)]| {
+            name_by(&|name| {
+                let (_, value) = set.iter().find(|(known, _)| *known == name)?;
+                Some((*value).to_owned())
+            })
+        };
+        let of = |run: Run| format!("{}-{}", run.pid, run.started);
+        assert_ne!(of(Run::own()), of(Run::current()));
+        assert_eq!(named(&[("NEXTEST_RUN_ID", "4f"), ("CARGO", "cargo")]), "4f");
+        assert_eq!(
+            named(&[("NEXTEST_RUN_ID", ""), ("CARGO", "cargo")]),
+            of(Run::current())
+        );
+        assert_eq!(named(&[]), of(Run::own()));
+    }
+
+    #[test]
+    fn a_failure_is_told_to_the_runs_it_was_tried_for_and_says_so() {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target");
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join(format!("test-failure-{}.json", std::process::id()));
+        let failed = Error::new(ErrorKind::Build, "step 2 failed").report();
+        let failures = Failures {
+            path: path.clone(),
+            ..Failures::default()
+        };
+        failures.remember(["one".to_owned()], &failed).unwrap();
+        let read: Failures = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        fs::remove_file(&path).unwrap();
+        let told = read.told_to("one").unwrap();
+        assert_eq!(
+            told.message,
+            "step 2 failed (tried earlier in this run, not tried again)"
+        );
+        assert_eq!(read.told_to("another"), None);
     }
 }
