@@ -97,6 +97,16 @@ async fn a_build_that_fails_is_tried_once_and_told_to_all() {
 }
 
 #[tokio::test]
+async fn a_function_that_blocks_is_ended_and_told() {
+    let (lab, fixture) = (Lab::open("blocking"), Fixture::get().await);
+    let ran = run(libtest(&lab, fixture, &["cases::builds::blocked"]), LIMIT).await;
+    let (outcome, error) = &lab.outcomes()["cases::builds::blocked"];
+    assert_eq!(outcome, "errored", "{}", ran.output);
+    assert!(error.contains("still blocks its thread after its limit of 1 s"), "{error}");
+    lab.close().await;
+}
+
+#[tokio::test]
 async fn a_builder_killed_half_way_leaves_nothing_that_counts() {
     let (lab, fixture) = (Lab::open("halfway"), Fixture::get().await);
     let test = Running::start(libtest(&lab, fixture, &["--exact", "cases::builds::slow_0"]));
