@@ -102,7 +102,10 @@ async fn a_function_that_blocks_is_ended_and_told() {
     let ran = run(libtest(&lab, fixture, &["cases::builds::blocked"]), LIMIT).await;
     let (outcome, error) = &lab.outcomes()["cases::builds::blocked"];
     assert_eq!(outcome, "errored", "{}", ran.output);
-    assert!(error.contains("still blocks its thread after its limit of 1 s"), "{error}");
+    assert!(
+        error.contains("still blocks its thread after its limit of 1 s"),
+        "{error}"
+    );
     lab.close().await;
 }
 
