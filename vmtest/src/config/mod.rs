@@ -20,7 +20,7 @@ pub use decl::{
     DEFAULT_DISK_SIZE, DebianDecl, DiskDecl, FilesDecl, ImageDecl, Origin, SnapshotDecl, Source, Step,
     TinyDecl, WaitFor,
 };
-pub use settings::{Accel, BrokerUse, MemoryLimit, OnMissing, PoolLimits, Settings};
+pub use settings::{Accel, BrokerUse, MemoryLimit, OnMissing, PoolLimits, Settings, stretched};
 
 /// The name of the file that is looked for.
 pub const FILE: &str = "vmtest.toml";

@@ -26,7 +26,8 @@ pub struct Settings {
     pub cpus: Option<u32>,
     /// The limit of a test's body (`VMTEST_TIMEOUT`); 60 s.
     pub timeout: Duration,
-    /// The limit of building an image or a snapshot (`VMTEST_BUILD_TIMEOUT`); 20 min.
+    /// The limit of building an image or a snapshot (`VMTEST_BUILD_TIMEOUT`); 20 min. A snapshot's own `timeout`
+    /// comes on top.
     pub build_timeout: Duration,
     /// The limit of a boot until the image counts as ready (`VMTEST_BOOT_TIMEOUT`); 120 s.
     pub boot_timeout: Duration,
@@ -127,14 +128,18 @@ impl Default for Settings {
     }
 }
 
+/// `limit` multiplied by `factor`, at most a week: a factor that is absurd is no reason to panic.
+pub fn stretched(limit: Duration, factor: f64) -> Duration {
+    Duration::try_from_secs_f64(limit.as_secs_f64() * factor).map_or(LONGEST, |long| long.min(LONGEST))
+}
+
 /// The longest time a limit can grow to by its factor.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 impl Settings {
     /// `limit` multiplied by [`timeout_factor`](Self::timeout_factor), at most a week.
     pub fn scaled(&self, limit: Duration) -> Duration {
-        Duration::try_from_secs_f64(limit.as_secs_f64() * self.timeout_factor)
-            .map_or(LONGEST, |long| long.min(LONGEST))
+        stretched(limit, self.timeout_factor)
     }
 
     /// The same settings with what the environment says.

@@ -345,6 +345,8 @@ fn the_environment_wins() {
     );
     assert_eq!(settings.scaled(Duration::from_secs(2)), Duration::from_secs(5));
     assert!(settings.scaled(Duration::MAX) < Duration::from_secs(700_000));
+    let absurd = stretched(Duration::from_secs(1), f64::MAX * 3.0);
+    assert_eq!(absurd, Duration::from_secs(7 * 24 * 60 * 60));
 
     let wrong = |name: &str| (name == "VMTEST_TIMEOUT").then(|| "fast".to_owned());
     let error = Settings::default().overridden_by(&wrong).expect_err("no time");

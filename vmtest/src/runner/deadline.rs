@@ -26,7 +26,7 @@ pub(super) struct Deadline(AbortHandle);
 impl Deadline {
     pub(super) fn watch(io: &Handle, case: &'static Case, limit: Duration, vm: Vm) -> Self {
         let watch = io.spawn(async move {
-            tokio::time::sleep(limit + GRACE).await;
+            tokio::time::sleep(limit.saturating_add(GRACE)).await;
             let console = tokio::time::timeout(Duration::from_secs(2), vm.console()).await;
             let console = console.ok().and_then(Result::ok).unwrap_or_default();
             let text = format!(

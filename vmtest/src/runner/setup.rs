@@ -10,7 +10,7 @@ use vmtest_backends::spec::{Image, Spec};
 use vmtest_backends::{Error, ErrorKind, Result};
 
 use crate::broker::{Broker, BrokerSettings};
-use crate::config::{Accel, BrokerUse, Config};
+use crate::config::{Accel, BrokerUse, Config, stretched};
 use crate::dirs::Dirs;
 use crate::pool::{self, EngineChoice, Limits};
 use crate::role;
@@ -160,8 +160,8 @@ impl Engine {
     /// How long machines may take to be made.
     pub(super) fn limits(&self, setup: &Setup) -> Limits {
         Limits {
-            boot: setup.config.settings().boot_timeout.mul_f64(self.patience),
-            fork: FORK_LIMIT.mul_f64(self.patience),
+            boot: stretched(setup.config.settings().boot_timeout, self.patience),
+            fork: stretched(FORK_LIMIT, self.patience),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -14,6 +15,7 @@ use vmtest_backends::{Error, ErrorKind, Result};
 use crate::broker::wire;
 use crate::pool::Run;
 use crate::role::{self, Role, Service};
+use crate::runner::recipe::{self, Recipe};
 use crate::runner::setup::Setup;
 
 /// The variable a builder finds its target in.
@@ -72,18 +74,55 @@ pub(super) enum News {
 
 /// Waits until the target has been made, by a process of its own that goes on when this one is killed.
 pub(super) async fn obtain(setup: &Setup, target: &Target, say: &(dyn Fn(&str) + Send + Sync)) -> Result<()> {
-    let limit = setup.config.settings().build_timeout;
-    match tokio::time::timeout(limit, wait_for_builder(setup, target, say)).await {
+    let limit = limit(setup, target)?;
+    match tokio::time::timeout(limit.all(), wait_for_builder(setup, target, say)).await {
         Ok(result) => result,
         Err(_) => {
-            let text = format!(
-                "{} was not there within {} s (build_timeout)",
-                target.title(),
-                limit.as_secs()
-            );
+            let text = format!("{} was not there within {limit}", target.title());
             Err(Error::new(ErrorKind::TimedOut, text))
         }
     }
+}
+
+/// How long the making of a target may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Limit {
+    /// For all that has no limit of its own.
+    build: Duration,
+    /// Those that snapshots set for themselves, together.
+    own: Duration,
+}
+
+impl Limit {
+    fn of(build: Duration, lineage: &[Recipe]) -> Self {
+        let own = lineage.iter().filter_map(Recipe::timeout);
+        let own = own.fold(Duration::ZERO, Duration::saturating_add);
+        Self { build, own }
+    }
+
+    /// Added up: a snapshot's own limit must take effect before its waiter gives up, and is one of its steps
+    /// alone, after a boot and whatever lies below it.
+    fn all(self) -> Duration {
+        self.build.saturating_add(self.own)
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} s (build_timeout", self.all().as_secs())?;
+        if !self.own.is_zero() {
+            write!(f, " and {} s of the snapshots' own timeouts", self.own.as_secs())?;
+        }
+        f.write_str(")")
+    }
+}
+
+fn limit(setup: &Setup, target: &Target) -> Result<Limit> {
+    let lineage = match &target.snapshot {
+        Some(snapshot) => recipe::lineage(&setup.config, &target.image, Some(snapshot))?,
+        None => Vec::new(),
+    };
+    Ok(Limit::of(setup.config.settings().build_timeout, &lineage))
 }
 
 async fn wait_for_builder(setup: &Setup, target: &Target, say: &(dyn Fn(&str) + Send + Sync)) -> Result<()> {
@@ -251,6 +290,40 @@ mod tests {
             of(Run::current())
         );
         assert_eq!(named(&[]), of(Run::own()));
+    }
+
+    #[test]
+    fn a_waiter_outlasts_the_own_limits_of_all_snapshots_below() {
+        let (build, hour) = (Duration::from_secs(1200), Duration::from_secs(3600));
+        let steps = |timeout| {
+            let origin = crate::config::Origin {
+                file: "vmtest.toml".into(),
+                line: 1,
+                column: 1,
+            };
+            Recipe::Steps(crate::config::SnapshotDecl {
+                name: "ready".into(),
+                origin,
+                from: None,
+                memory_mib: None,
+                cpus: None,
+                network: false,
+                timeout,
+                steps: Vec::new(),
+            })
+        };
+        let usual = Limit::of(build, &[Recipe::Boot, steps(None)]);
+        assert_eq!(usual.all(), build);
+        assert_eq!(usual.to_string(), "1200 s (build_timeout)");
+        let long = Limit::of(
+            build,
+            &[Recipe::Boot, steps(Some(hour)), steps(None), steps(Some(hour))],
+        );
+        assert_eq!(long.all(), build + 2 * hour);
+        assert_eq!(
+            long.to_string(),
+            "8400 s (build_timeout and 7200 s of the snapshots' own timeouts)"
+        );
     }
 
     #[test]

@@ -269,7 +269,7 @@ impl Vm {
 
     /// A limit of ours, scaled to how fast the machine executes.
     fn scaled(&self, limit: Duration) -> Duration {
-        limit.mul_f64(self.0.origin.patience.clamp(1.0, 100.0))
+        crate::config::stretched(limit, self.0.origin.patience.clamp(1.0, 100.0))
     }
 }
 
