@@ -7,6 +7,8 @@ use vmtest::config::{Config, PoolLimits};
 use vmtest::dirs::Dirs;
 use vmtest::image;
 use vmtest::pool::{self, Capacity, Cost, ENGINE_MIB, EngineChoice};
+use vmtest_backends::backend::Capabilities;
+use vmtest_backends::qemu::UNTRIED;
 use vmtest_backends::spec::Spec;
 
 use super::{Finding, one_line};
@@ -36,14 +38,8 @@ pub(super) async fn engine(config: &Config, dirs: &Dirs) -> Vec<Finding> {
                 continue;
             }
         };
-        findings.push(Finding::good("engine", found.engine));
-        findings.push(match found.fallback {
-            None => Finding::good("accelerator", found.accelerator),
-            Some(why) => {
-                let text = format!("{}, which is slower: {why}{}", found.accelerator, kvm_cure(&why));
-                Finding::lacking("accelerator", text)
-            }
-        });
+        findings.push(Finding::good("engine", &found.engine));
+        findings.push(accelerator(&found));
         findings.push(match found.network {
             Ok(()) => Finding::good("network", "passt is there, for tests with `network = true`"),
             Err(why) => Finding::lacking(
@@ -53,6 +49,21 @@ pub(super) async fn engine(config: &Config, dirs: &Dirs) -> Vec<Finding> {
         });
     }
     findings
+}
+
+fn accelerator(found: &Capabilities) -> Finding {
+    let what = "accelerator";
+    match &found.fallback {
+        None => Finding::good(what, &found.accelerator),
+        Some(why) if why == UNTRIED => Finding::good(
+            what,
+            "/dev/kvm is there and not tried yet: the first test does, and says so if it cannot be used",
+        ),
+        Some(why) => {
+            let text = format!("{}, which is slower: {why}{}", found.accelerator, kvm_cure(why));
+            Finding::lacking(what, text)
+        }
+    }
 }
 
 /// A guest to try KVM with, if one is built already.
@@ -165,5 +176,30 @@ pub(super) fn room(config: &Config, dirs: &Dirs) -> Finding {
             format!("{text}; free memory, or raise `pool.memory` in vmtest.toml"),
         ),
         _ => Finding::good(what, text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Verdict;
+
+    #[test]
+    fn an_accelerator_that_was_not_tried_is_not_called_slow() {
+        let found = |fallback: Option<&str>| {
+            accelerator(&Capabilities {
+                engine: "QEMU 10.0.2".into(),
+                accelerator: "tcg".into(),
+                fallback: fallback.map(str::to_owned),
+                memory_fork: true,
+                network: Ok(()),
+            })
+        };
+        let untried = found(Some(UNTRIED));
+        assert_eq!(untried.verdict, Verdict::Good);
+        assert!(untried.text.contains("not tried yet"), "{}", untried.text);
+        let refused = found(Some("/dev/kvm cannot be opened (Permission denied)"));
+        assert_eq!(refused.verdict, Verdict::Lacking);
+        assert!(refused.text.contains("slower") && refused.text.contains("usermod"));
     }
 }

@@ -16,6 +16,9 @@ use crate::qemu::launch::Launch;
 use crate::qemu::{trial, uplink};
 use crate::spec::Spec;
 
+/// Why KVM is not used where nothing speaks against it, but no guest was at hand to try it with.
+pub const UNTRIED: &str = "no guest has been tried on it yet";
+
 /// How QEMU is to be used.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
@@ -109,7 +112,7 @@ impl Qemu {
             (None, Some(spec)) => trial::run(binary, &Accelerator::kvm(), spec, cache).await,
             // Somebody else tried before and asks for it by name.
             (None, None) if self.0.settings.accelerator == Preference::Kvm => Ok(None),
-            (None, None) => Ok(Some("no guest has been tried on it yet".into())),
+            (None, None) => Ok(Some(UNTRIED.into())),
         }
     }
 }

@@ -20,4 +20,4 @@ mod trial;
 mod uplink;
 
 pub use accelerator::Preference;
-pub use engine::{Qemu, Settings};
+pub use engine::{Qemu, Settings, UNTRIED};
