@@ -5,7 +5,7 @@ use std::env;
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -96,11 +96,13 @@ impl Record {
         };
         self.outcome = word;
         self.error = error;
-        let folder = folder()?;
+        let file = file()?;
+        let folder = file.parent()?;
+        fs::create_dir_all(folder).ok()?;
         // A report that cannot be written must not change an outcome.
-        let _ = append(&folder.join("report.jsonl"), &self);
+        let _ = append(&file, &self);
         match outcome {
-            Outcome::Failed(_) | Outcome::Errored(_) => self.bundle(&folder).ok(),
+            Outcome::Failed(_) | Outcome::Errored(_) => self.bundle(folder).ok(),
             _ => None,
         }
     }
@@ -137,20 +139,17 @@ fn append(path: &Path, record: &Record) -> io::Result<()> {
         .write_all(&line)
 }
 
-/// `VMTEST_REPORT` names the file, else it is `report.jsonl` in `target/vmtest`, found from where this program lies.
-fn folder() -> Option<PathBuf> {
-    let folder = match env::var_os("VMTEST_REPORT").filter(|path| !path.is_empty()) {
-        Some(file) => PathBuf::from(file).parent()?.to_owned(),
-        None => {
-            let program = env::current_exe().ok()?;
-            let tagged = program
-                .ancestors()
-                .find(|folder| folder.join("CACHEDIR.TAG").is_file());
-            tagged?.join("vmtest")
-        }
-    };
-    fs::create_dir_all(&folder).ok()?;
-    Some(folder)
+/// `VMTEST_REPORT` names the file, else it is `report.jsonl` in `target/vmtest`, found from where this program
+/// lies. Folders of failed tests lie beside it.
+fn file() -> Option<PathBuf> {
+    if let Some(named) = env::var_os("VMTEST_REPORT").filter(|path| !path.is_empty()) {
+        return path::absolute(named).ok();
+    }
+    let program = env::current_exe().ok()?;
+    let tagged = program
+        .ancestors()
+        .find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    Some(tagged?.join("vmtest/report.jsonl"))
 }
 
 /// The end of a console, as it stands below an outcome.
