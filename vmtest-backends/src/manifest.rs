@@ -81,14 +81,14 @@ impl Manifest {
             Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(cause) => return Err(unusable(&path, "cannot be read").because(cause)),
         };
-        let manifest: Self =
-            serde_json::from_slice(&text).map_err(|cause| unusable(&path, "is damaged").because(cause))?;
-        if manifest.format != FORMAT {
-            return Err(unusable(
-                &path,
-                &format!("has format {}, this version reads {FORMAT}", manifest.format),
-            ));
+        let damaged = |cause| unusable(&path, "is damaged").because(cause);
+        // First, for another format may have other fields.
+        let Format { format } = serde_json::from_slice(&text).map_err(damaged)?;
+        if format != FORMAT {
+            let text = format!("has format {format}, this version reads {FORMAT}");
+            return Err(unusable(&path, &text));
         }
+        let manifest: Self = serde_json::from_slice(&text).map_err(damaged)?;
         for (name, size) in &manifest.files {
             let found = fs::metadata(folder.join(name)).map(|meta| meta.len());
             match found {
@@ -142,6 +142,39 @@ impl Manifest {
     }
 }
 
+/// What a manifest of any format has.
+#[derive(Debug, Deserialize)]
+struct Format {
+    format: u32,
+}
+
 fn unusable(path: &Path, what: &str) -> Error {
     Error::new(ErrorKind::Store, format!("{} {what}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_format_is_named_whatever_its_fields_are() {
+        // Beside this program: a folder that is the build's own.
+        let program = std::env::current_exe().expect("this program has a path");
+        let folder = program.with_file_name(format!("manifest-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("the folder can be written");
+        let refusal = |text: &str| {
+            fs::write(folder.join(FILE), text).expect("the folder can be written");
+            Manifest::load(&folder).expect_err("it is refused").to_string()
+        };
+
+        let other = refusal(r#"{"format": 1, "disks": ["whatever"]}"#);
+        let broken = refusal(&format!(r#"{{"format": {FORMAT}}}"#));
+        fs::remove_dir_all(&folder).expect("it can be removed");
+
+        assert!(
+            other.contains(&format!("has format 1, this version reads {FORMAT}")),
+            "{other}"
+        );
+        assert!(broken.contains("is damaged"), "{broken}");
+    }
 }
