@@ -38,6 +38,20 @@ impl Maker {
                         several users; install it with `apt-get install uidmap`";
             return Err(Error::new(ErrorKind::Unavailable, text));
         }
+        // First without a map: where the kernel refuses, some versions of unshare leave the process behind that
+        // they started to write it.
+        Tool::new("unshare", "util-linux", PROBE_LIMIT)?
+            .args([
+                "--user",
+                "--mount",
+                "--propagation",
+                "unchanged",
+                "--pid",
+                "--fork",
+            ])
+            .args(["--kill-child", "--", "true"])
+            .output()
+            .map_err(|cause| no_namespace().because(cause))?;
         // A second user is taken on: without a range of users only root would exist in there.
         let probe = Tool::new("sh", "dash", PROBE_LIMIT)?.args(["-c", "chroot --userspec=33:33 / true"]);
         maker
@@ -102,7 +116,7 @@ fn no_namespace() -> Error {
              `usermod --add-subuids 100000-165535 --add-subgids 100000-165535 \"$(id -un {uid})\"` as root"
         )
     } else {
-        "the kernel or the container around us refuses one; make the image once as root, or outside"
+        "the kernel, a chroot or the container around us refuses one; make the image once as root, or outside"
             .to_owned()
     };
     let text = format!("an ordinary user needs a user namespace to make an image of packages: {cure}");
