@@ -28,15 +28,26 @@ impl Console {
 
     /// The last `lines` lines.
     pub fn tail(&self, lines: usize) -> String {
-        let text = self.text();
-        let all: Vec<&str> = text.lines().collect();
-        all[all.len().saturating_sub(lines)..].join("\n")
+        tail(&self.text(), lines)
     }
+}
+
+/// The last `lines` lines of a console or a log, without the newline at its end.
+pub fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tail_is_whole_lines_and_at_most_all() {
+        assert_eq!(tail("one\r\ntwo\nthree\n", 2), "two\nthree");
+        assert_eq!(tail("one\n", 30), "one");
+        assert_eq!(tail("", 30), "");
+    }
 
     #[test]
     fn keeps_the_end() {

@@ -2,6 +2,8 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::io;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -213,6 +215,11 @@ impl From<Report> for Error {
     }
 }
 
+/// The error of a path of ours: `unusable("/a/b", "cannot be read", cause)`.
+pub fn unusable(path: &Path, what: &str, cause: io::Error) -> Error {
+    Error::new(ErrorKind::Store, format!("{} {what}", path.display())).because(cause)
+}
+
 #[derive(Debug)]
 struct TextCause {
     text: String,
@@ -237,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_report_keeps_message_causes_and_console() {
-        let inner = Error::new(ErrorKind::Exec, "ran true").because(std::io::Error::other("pipe"));
+        let inner = Error::new(ErrorKind::Exec, "ran true").because(io::Error::other("pipe"));
         let outer = Error::new(ErrorKind::Fork, "the fork did not answer")
             .because(inner)
             .with_console("Kernel panic");

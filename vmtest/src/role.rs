@@ -12,7 +12,7 @@ use std::path::{self, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use vmtest_backends::{Error, ErrorKind, Result};
+use vmtest_backends::{Error, ErrorKind, Result, console};
 
 use crate::dirs::Dirs;
 use crate::sys;
@@ -300,8 +300,7 @@ fn placed((name, value): (OsString, OsString)) -> (OsString, OsString) {
 pub fn log_tail(path: &Path) -> String {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(10)..].join("\n")
+    console::tail(&text, 10)
 }
 
 /// Removes this process's log if nothing was written to it.

@@ -9,6 +9,8 @@ use rustix::fs::{copy_file_range, ioctl_ficlone, seek, statvfs};
 
 use crate::error::{Error, ErrorKind, Result};
 
+pub(super) use crate::error::unusable;
+
 /// The guest's memory.
 pub(super) const RAM: &str = "ram";
 /// The state of CPU and devices.
@@ -117,10 +119,6 @@ pub(super) fn seal(path: &Path, mode: u32) -> Result<u64> {
     let failed = |cause| unusable(path, "cannot be sealed", cause);
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
     Ok(fs::metadata(path).map_err(failed)?.len())
-}
-
-pub(super) fn unusable(path: &Path, what: &str, cause: io::Error) -> Error {
-    Error::new(ErrorKind::Store, format!("{} {what}", path.display())).because(cause)
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use super::Say;
 use super::tree;
 use crate::dirs::Dirs;
 
+pub(super) use vmtest_backends::error::unusable;
+
 /// The name of the list of files in each folder; the last file written.
 const LIST: &str = "files.json";
 
@@ -155,11 +157,6 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     file.write_all(&text)
         .and_then(|()| file.sync_all())
         .map_err(failed)
-}
-
-/// The error of a place of ours that cannot be used.
-pub(super) fn unusable(path: &Path, what: &str, cause: io::Error) -> Error {
-    Error::new(ErrorKind::Store, format!("{} {what}", path.display())).because(cause)
 }
 
 fn intact(folder: &Path) -> bool {

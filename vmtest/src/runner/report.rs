@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+use vmtest_backends::console;
 
 use crate::outcome::Outcome;
 use crate::registry::Case;
@@ -154,13 +155,12 @@ fn file() -> Option<PathBuf> {
 
 /// The end of a console, as it stands below an outcome.
 pub(super) fn console_tail(console: &str) -> String {
-    let lines: Vec<&str> = console.lines().collect();
-    let tail = &lines[lines.len().saturating_sub(TAIL)..];
+    let tail = console::tail(console, TAIL);
     if tail.is_empty() {
         return String::new();
     }
     let mut text = String::from("  the console's last lines:\n");
-    for line in tail {
+    for line in tail.lines() {
         let _ = writeln!(text, "    | {line}");
     }
     text

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use vmtest_backends::backend::Life;
-use vmtest_backends::{Error, ErrorKind, Result};
+use vmtest_backends::{Error, ErrorKind, Result, console};
 
 use super::CONSOLE_LIMIT;
 use crate::broker::Link;
@@ -64,7 +64,7 @@ impl Lifeline {
 
     pub(crate) async fn with_console(&self, error: Error) -> Error {
         match timeout(CONSOLE_LIMIT, self.0.console()).await {
-            Ok(Ok(console)) => error.with_console(tail(&console)),
+            Ok(Ok(console)) => error.with_console(console::tail(&console, CONSOLE_LINES)),
             // The error at hand matters more than why its console is missing.
             Ok(Err(_)) | Err(_) => error,
         }
@@ -78,9 +78,4 @@ fn obituary(what: &str, death: &Life) -> Error {
         Life::Exited(why) => why.clone(),
     };
     Error::new(ErrorKind::Died, format!("the machine ended {what}: {how}"))
-}
-
-fn tail(console: &str) -> String {
-    let lines: Vec<&str> = console.lines().collect();
-    lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n")
 }

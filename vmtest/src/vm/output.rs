@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use vmtest_backends::session::Exit;
-use vmtest_backends::{Error, ErrorKind, Result};
+use vmtest_backends::{Error, ErrorKind, Result, console};
 
 /// How many lines of each output an error shows.
 const SHOWN_LINES: usize = 20;
@@ -112,9 +112,8 @@ pub(crate) fn excerpt(stderr: &[u8], stdout: &[u8]) -> String {
 /// The last `count` lines, shortened, without control characters that would disturb a terminal.
 pub(crate) fn last_lines(bytes: &[u8], count: usize) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
-    let lines: Vec<&str> = text.trim_end().lines().collect();
-    let shown = lines[lines.len().saturating_sub(count)..].iter();
-    shown.map(|line| shorten(line)).collect()
+    let shown = console::tail(text.trim_end(), count);
+    shown.lines().map(shorten).collect()
 }
 
 fn shorten(line: &str) -> String {
