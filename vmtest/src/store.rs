@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use vmtest_backends::backend::Snapshot;
+pub(crate) use vmtest_backends::error::unusable;
 use vmtest_backends::manifest::Manifest;
-use vmtest_backends::{Error, ErrorKind, Result};
+use vmtest_backends::{Error, Result};
 
 use crate::dirs::{self, Dirs};
 
@@ -226,8 +227,4 @@ fn open_lock(path: &Path) -> io::Result<File> {
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
     Ok(fs::metadata(path).is_ok_and(|there| there.ino() == ours.ino() && there.dev() == ours.dev()))
-}
-
-pub(crate) fn unusable(path: &Path, what: &str, cause: io::Error) -> Error {
-    Error::new(ErrorKind::Store, format!("{} {what}", path.display())).because(cause)
 }

@@ -10,7 +10,7 @@ use vmtest_backends::spec::{Image, Spec};
 use vmtest_backends::{Error, ErrorKind, Result};
 
 use crate::broker::Lease;
-use crate::config::{SnapshotDecl, Step, WaitFor};
+use crate::config::{SnapshotDecl, Step, WaitFor, stretched};
 use crate::image;
 use crate::outcome::Outcome;
 use crate::pool::{Origin, Run, Want};
@@ -299,7 +299,7 @@ impl Making<'_> {
         self.follow(recipe, &vm, say).await?;
         lease
             .session()
-            .sync_disks(SYNC_LIMIT.mul_f64(self.resolved.engine.patience))
+            .sync_disks(stretched(SYNC_LIMIT, self.resolved.engine.patience))
             .await?;
         let folder = self.setup.store.begin(&self.target.key)?;
         if let Err(cause) = self.freeze(&lease, &folder, begin).await {
@@ -322,7 +322,10 @@ impl Making<'_> {
     /// Follows the recipe within its limit.
     async fn follow(&self, recipe: &Recipe, vm: &Vm, say: Say<'_>) -> Result<()> {
         let settings = self.setup.config.settings();
-        let limit = recipe.timeout().unwrap_or(settings.build_timeout);
+        let limit = stretched(
+            recipe.timeout().unwrap_or(settings.build_timeout),
+            settings.timeout_factor,
+        );
         let _watch = Watch::over(&io::handle()?, limit, Arc::clone(self.blocked));
         let steps = async {
             match recipe {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use vmtest_backends::backend::Life;
 use vmtest_backends::{Error, ErrorKind};
 
-use crate::config::OnMissing;
+use crate::config::{OnMissing, stretched};
 use crate::outcome::Outcome;
 use crate::registry::Case;
 use crate::role::{self, Role};
@@ -35,6 +35,9 @@ pub const ERRORED: i32 = 70;
 
 /// How long an agent may take to answer when a body did not end: a guest that hangs does not.
 const PING_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many lines of the console an error shows.
+const TAIL: usize = 30;
 
 /// How long the news of a machine's death may be behind the loss of its connection.
 const NEWS_LIMIT: Duration = Duration::from_millis(500);
@@ -219,8 +222,8 @@ fn limit(case: &Case, setup: &Setup, machine: &Machine) -> Duration {
     let own = case
         .options()
         .timeout
-        .map(|limit| limit.mul_f64(settings.timeout_factor));
-    own.unwrap_or_else(|| settings.timeout.mul_f64(machine.resolved.engine.patience))
+        .map(|limit| stretched(limit, settings.timeout_factor));
+    own.unwrap_or_else(|| stretched(settings.timeout, machine.resolved.engine.patience))
 }
 
 /// Judges a body's end, with regard to what became of its machine, and keeps the evidence.
@@ -263,7 +266,7 @@ fn ours_in(vm: &vm::Vm, payload: &(dyn Any + Send)) -> Option<Error> {
 /// What became of a machine whose body did not pass: `None` when it lives and its guest answers.
 async fn death(machine: &Machine) -> Option<Error> {
     let mut life = machine.lease.link().life();
-    let limit = PING_LIMIT.mul_f64(machine.resolved.engine.patience);
+    let limit = stretched(PING_LIMIT, machine.resolved.engine.patience);
     let running = *life.borrow() == Life::Running;
     let hung = if running {
         machine.lease.session().ping(limit).await.err()
@@ -289,8 +292,7 @@ async fn death(machine: &Machine) -> Option<Error> {
     };
     let console = tokio::time::timeout(PING_LIMIT, machine.vm.console()).await;
     let console = console.ok().and_then(Result::ok).unwrap_or_default();
-    let lines: Vec<&str> = console.lines().collect();
-    Some(error.with_console(lines[lines.len().saturating_sub(30)..].join("\n")))
+    Some(error.with_console(vmtest_backends::console::tail(&console, TAIL)))
 }
 
 /// A body that ended badly on a machine that was lost: ours, with what the body had to say.
