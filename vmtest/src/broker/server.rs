@@ -118,7 +118,14 @@ impl Server {
             let error = Error::new(ErrorKind::Broker, "this broker belongs to another user");
             return writer.send(&Reply::Failed(error.report()), None).await;
         }
-        match reader.next::<Hello>().await? {
+        let hello = match reader.next::<Hello>().await {
+            Err(cause) if cause.kind() == std::io::ErrorKind::InvalidData => {
+                let error = Error::new(ErrorKind::Broker, "what was asked of the broker cannot be had").because(cause);
+                return writer.send(&Reply::Failed(error.report()), None).await;
+            }
+            hello => hello?,
+        };
+        match hello {
             Some(Hello::Lease(want)) => {
                 let mut stop = self.stop.subscribe();
                 tokio::select! {

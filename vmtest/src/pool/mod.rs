@@ -9,6 +9,7 @@ mod engines;
 mod fresh;
 mod line;
 mod memory;
+mod reference;
 mod run;
 
 use std::collections::HashMap;
@@ -68,7 +69,7 @@ pub enum Origin {
     /// Booted.
     Boot(Box<Spec>),
     /// Forked.
-    Fork(Box<Snapshot>),
+    Fork(#[serde(with = "reference")] Box<Snapshot>),
 }
 
 impl Origin {
