@@ -112,7 +112,11 @@ fn hold(home: &Home) -> Holder {
         .env(HOLD, "1")
         .env_remove("NEXTEST_EXECUTION_MODE");
     // That it fails when its machine is ended is not to be seen among our own results.
-    let mut child = program.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = program
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let holder = Holder(child);
     let told = lines

@@ -120,7 +120,8 @@ impl Server {
         }
         let hello = match reader.next::<Hello>().await {
             Err(cause) if cause.kind() == std::io::ErrorKind::InvalidData => {
-                let error = Error::new(ErrorKind::Broker, "what was asked of the broker cannot be had").because(cause);
+                let error = Error::new(ErrorKind::Broker, "what was asked of the broker cannot be had")
+                    .because(cause);
                 return writer.send(&Reply::Failed(error.report()), None).await;
             }
             hello => hello?,

@@ -31,7 +31,8 @@ pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     let Reference { store, key } = Reference::deserialize(deserializer)?;
     let folder = store.join(&key);
     let written = std::fs::metadata(folder.join(FILE)).and_then(|meta| meta.modified());
-    let written = written.map_err(|cause| D::Error::custom(format!("the snapshot {key} is not there: {cause}")))?;
+    let written =
+        written.map_err(|cause| D::Error::custom(format!("the snapshot {key} is not there: {cause}")))?;
     let mut read = READ.lock().unwrap_or_else(PoisonError::into_inner);
     let read = read.get_or_insert_default();
     if let Some((_, snapshot)) = read.get(&folder).filter(|(known, _)| *known == written) {
