@@ -107,6 +107,14 @@ impl Manifest {
     }
 
     fn check_layers(&self, path: &Path, store: &Path) -> Result<()> {
+        let image = &self.spec.image;
+        let disks = image.disks.iter().map(|disk| &disk.path);
+        for file in image.kernel.iter().chain(&image.initrd).chain(disks) {
+            // A cache that was moved, or an image that was removed.
+            fs::metadata(file).map_err(|cause| {
+                unusable(path, &format!("stands on {}, which is missing", file.display())).because(cause)
+            })?;
+        }
         for layer in self.disks.iter().flatten() {
             let name = layer.file.display();
             match Layer::look(store, &layer.file, layer.format) {
@@ -176,5 +184,51 @@ mod tests {
             "{other}"
         );
         assert!(broken.contains("is damaged"), "{broken}");
+    }
+
+    #[test]
+    fn an_image_that_is_gone_is_named() {
+        let program = std::env::current_exe().expect("this program has a path");
+        let folder = program.with_file_name(format!("manifest-image-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("the folder can be written");
+        let kernel = folder.join("vmlinuz");
+        fs::write(&kernel, "kernel").expect("the folder can be written");
+        let image = crate::spec::Image {
+            name: "tiny".into(),
+            digest: "d".into(),
+            kernel: Some(kernel.clone()),
+            initrd: None,
+            cmdline: String::new(),
+            disks: Vec::new(),
+            seed: None,
+            access: crate::spec::Access::Agent,
+            ready: crate::spec::Ready::Agent,
+        };
+        let manifest = Manifest {
+            format: FORMAT,
+            key: "k".into(),
+            name: "tiny/booted".into(),
+            parent: None,
+            spec: Spec {
+                image,
+                memory_mib: 64,
+                cpus: 1,
+            },
+            backend: "qemu".into(),
+            identity: String::new(),
+            disks: Vec::new(),
+            files: Vec::new(),
+            created: 0,
+            took_ms: 0,
+        };
+        manifest.save(&folder).expect("it can be written");
+        let whole = Manifest::load(&folder);
+        fs::remove_file(&kernel).expect("it can be removed");
+        let gone = Manifest::load(&folder);
+        fs::remove_dir_all(&folder).expect("it can be removed");
+
+        assert_eq!(whole.expect("it is whole"), Some(manifest));
+        let gone = gone.expect_err("its kernel is gone").to_string();
+        assert!(gone.contains("vmlinuz, which is missing"), "{gone}");
     }
 }
