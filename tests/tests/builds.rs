@@ -103,7 +103,7 @@ async fn a_function_that_blocks_is_ended_and_told() {
     let (outcome, error) = &lab.outcomes()["cases::builds::blocked"];
     assert_eq!(outcome, "errored", "{}", ran.output);
     assert!(
-        error.contains("still blocks its thread after its limit of 1 s"),
+        error.contains("still blocks its thread after its limit of 0.5 s"),
         "{error}"
     );
     lab.close().await;

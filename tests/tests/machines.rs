@@ -37,12 +37,13 @@ async fn an_uplink_reaches_the_host(vm: Vm) -> Result<(), Box<dyn std::error::Er
         vmtest::skip!("this host has no address but its loopback's");
     };
     let port = greet_one(host)?;
-    let heard = vm
-        .sh(format!("nc {host} {port} </dev/null"))
+    // Debian 12's passt now and then keeps the end of a connection to itself, so the end is not waited for.
+    vm.sh(format!("nc {host} {port} </dev/null >/tmp/heard"))
+        .detach()
+        .await?;
+    vm.wait_for(Succeeds("grep -q hello /tmp/heard"))
         .timeout(CONNECT_LIMIT)
-        .await?
-        .check()?;
-    assert_eq!(heard.text(), "hello");
+        .await?;
     let names = vm.read_to_string("/etc/resolv.conf").await?;
     assert!(names.contains("nameserver 10.0.2.3"), "{names}");
     Ok(())

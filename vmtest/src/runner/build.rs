@@ -349,7 +349,7 @@ impl Making<'_> {
         };
         let in_time = tokio::time::timeout(limit, catch_panic(steps)).await;
         in_time.unwrap_or_else(|_| {
-            let text = format!("the steps were not done within {} s", limit.as_secs());
+            let text = format!("the steps were not done within {} s", limit.as_secs_f32());
             Err(Error::new(ErrorKind::TimedOut, text))
         })
     }
@@ -404,7 +404,7 @@ impl Watch {
             tokio::time::sleep(limit.saturating_add(GRACE)).await;
             let text = format!(
                 "the snapshot's function still blocks its thread after its limit of {} s",
-                limit.as_secs()
+                limit.as_secs_f32()
             );
             blocked(Error::new(ErrorKind::TimedOut, text));
         });
